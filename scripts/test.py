@@ -1,0 +1,46 @@
+"""Everything CI checks, in order: modules and README in sync with the notebooks, notebooks clean, notebooks pass, pytest passes.
+`--all` adds slow cells and long tests. Ends with `N passed, M failed` (each sync check, each notebook and each pytest test counts as one)."""
+import os, re, subprocess, sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+import shutil
+
+BIN, ALL = Path(sys.executable).parent, '--all' in sys.argv
+os.chdir(Path(__file__).parent.parent)
+
+
+def run(*command: str) -> tuple[int, str]:
+    "Run a command of this environment, showing its output as it comes"
+    process = subprocess.Popen([str(BIN/command[0]), *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')
+    lines = []
+    for line in process.stdout: print(line, end='', flush=True); lines.append(line)
+    return process.wait(), ''.join(lines)
+
+
+def unchanged_by(folder: str, *command: str) -> bool:
+    "Whether a command leaves the folder as it was; what it changes is shown, and kept"
+    with TemporaryDirectory() as before:
+        shutil.copytree(folder, f'{before}/{folder}')
+        code, _ = run(*command)
+        diff = subprocess.run(['diff', '-rq', '-x', '__pycache__', '-x', '.ipynb_checkpoints', f'{before}/{folder}', folder], capture_output=True, text=True)
+        print(diff.stdout, end='')
+        return code == 0 and diff.returncode == 0
+
+
+def main() -> int:
+    checks = {'modules in sync with notebooks': unchanged_by('cgd', 'nbdev_export'),
+              'notebooks clean': unchanged_by('nbs', 'nbdev_clean'),
+              'README in sync with index': run('python', 'scripts/readme.py', '--check')[0] == 0}
+    for name, passed in checks.items(): print(f'{"ok" if passed else "FAILED"}: {name}')
+    notebooks = len([p for p in Path('nbs').rglob('*.ipynb') if not p.name.startswith('_') and '.ipynb_checkpoints' not in p.parts])
+    code, out = run('nbdev_test', '--n_workers', '2', *(['--flags', 'slow'] if ALL else []))
+    bad = len(set(re.findall(r"Error in cell .* in (\S+\.ipynb)", out))) or notebooks if code else 0
+    _, out = run('pytest', '-q', *(['--long'] if ALL else []), 'tests')
+    count = lambda word: sum(map(int, re.findall(rf'(\d+) {word}', out.splitlines()[-1] if out else '')))
+    passed = sum(checks.values()) + notebooks - bad + count('passed')
+    failed = list(checks.values()).count(False) + bad + count('failed') + count('errors?')
+    print(f'{passed} passed, {failed} failed' + (f', {count("skipped")} skipped' if count('skipped') else ''))
+    return failed > 0 or passed == 0
+
+
+if __name__ == '__main__': sys.exit(main())
