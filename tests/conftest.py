@@ -1,0 +1,28 @@
+"Shared by the tests: `--long`, and a tiny random model that every engine can load"
+import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption('--long', action='store_true', help='more rounds and the slow tests (`make test-all`)')
+
+
+@pytest.fixture(scope='session')
+def long(request) -> bool:
+    return request.config.getoption('--long')
+
+
+@pytest.fixture(scope='session')
+def tiny_model(tmp_path_factory) -> str:
+    "A folder with a two-layer random Llama, the embedded student's tokenizer and its chat template"
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from cgd.generate import find_model
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp('tiny')
+    tokenizer = AutoTokenizer.from_pretrained(find_model('smollm2'))
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+                         num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True, initializer_range=.5,
+                         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)

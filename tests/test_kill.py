@@ -1,0 +1,204 @@
+"Generation that survives: SIGKILL at any row, a torn write-ahead log, a damaged page, a full disk"
+import json
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cgd.core import CgdError, write_table
+from cgd.generate import Completion, Request, Store, add, begin, complete, open_engine, request_key, salvage
+
+RUN = '''
+import json, sys
+from cgd.generate import Request, Store, complete, open_engine
+spec, options, path, requests = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], json.load(open(sys.argv[4]))
+if __name__ == '__main__':
+    with open_engine(spec, **options) as engine, Store(path) as store:
+        complete(engine, [Request(**r) for r in requests], store)
+'''
+
+
+def table(path) -> list[tuple]:
+    "All rows, whole, in the order they were committed"
+    db = sqlite3.connect(path)
+    rows = db.execute('SELECT * FROM completions ORDER BY id').fetchall()
+    db.close()
+    return rows
+
+
+def count(path) -> int:
+    "Rows committed so far"
+    if not path.exists(): return 0
+    db = sqlite3.connect(path)
+    try: return db.execute('SELECT count(*) FROM completions').fetchone()[0]
+    except sqlite3.OperationalError: return 0   # its tables are being made
+    finally: db.close()
+
+
+def answers(rows) -> list[tuple]:
+    "What must not depend on interruptions: key, request, text, finish_reason, token counts"
+    return sorted((r[1], *r[3:9]) for r in rows)
+
+
+def start(script, spec, options, path, requests):
+    return subprocess.Popen([sys.executable, script, spec, json.dumps(options), path, requests], stderr=subprocess.PIPE)
+
+
+def kill_after(process, path, rows, deadline=120):
+    "SIGKILL the process as soon as it has committed `rows` more rows; False if it was done before"
+    before, end = count(path), time.time() + deadline
+    while process.poll() is None and time.time() < end:
+        if count(path) - before >= rows:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return True
+        time.sleep(.002)
+    assert process.poll() == 0, process.stderr.read().decode()
+    return False
+
+
+def kill_rounds(tmp_path, spec, options, requests, rounds, most):
+    "Kill and restart `rounds` times, then let it finish; returns the finished table"
+    script, asked, path = tmp_path/'run.py', tmp_path/'requests.json', tmp_path/'store.sqlite'
+    script.write_text(RUN)
+    asked.write_text(json.dumps([dict(id=r.id, **r.asked()) for r in requests]))
+    draw, killed, snapshot = random.Random(0), 0, []
+    for i in range(rounds):
+        killed += kill_after(start(script, spec, options(i), path, asked), path, draw.randint(1, most))
+        rows = table(path)
+        assert rows[:len(snapshot)] == snapshot, 'a committed row changed'
+        snapshot = rows
+    process = start(script, spec, options(0), path, asked)
+    assert process.wait() == 0, process.stderr.read().decode()
+    rows = table(path)
+    assert killed >= rounds * .6 and len(snapshot) < len(rows), f'only {killed} of {rounds} rounds met a running process'
+    assert rows[:len(snapshot)] == snapshot
+    assert len({r[1] for r in rows}) == len(rows) == len(requests)
+    return rows
+
+
+def ask(n, **sampling) -> list[Request]:
+    return [Request(f'p{i}', [{'role': 'user', 'content': f'What is {i} + {i * 7 % 11}?'}], seed=i if sampling.get('temperature') else 0, **sampling)
+            for i in range(n)]
+
+
+def test_hf_killed_at_random_rows_equals_an_uninterrupted_run(tmp_path, tiny_model, long):
+    rounds = 50 if long else 5
+    requests = ask(rounds * 9, max_new_tokens=24) + ask(rounds * 3, max_new_tokens=24, temperature=.8)
+    options = dict(dtype='float32', batch_size=1)
+    # in every fifth round the model lives in a child, which must die with its parent
+    rows = kill_rounds(tmp_path, f'hf:{tiny_model}', lambda i: dict(options, in_process=i % 5 != 4), requests, rounds, 10)
+    with open_engine(f'hf:{tiny_model}', **options, in_process=True) as engine, Store(tmp_path/'whole.sqlite') as store:
+        complete(engine, requests, store)
+    assert answers(rows) == answers(table(tmp_path/'whole.sqlite'))
+
+
+def test_recorded_killed_at_random_rows_equals_an_uninterrupted_run(tmp_path, long):
+    rounds = 50 if long else 5
+    requests = ask(rounds * 1000)
+    write_table([dict(asked=json.loads(json.dumps(r.asked())), text=f'{r.id} \x00 ½', finish_reason='stop', prompt_tokens=9, completion_tokens=3,
+                      cached_tokens=0) for r in requests], tmp_path/'recording.jsonl')
+    spec = f'recorded:{tmp_path}/recording.jsonl'
+    rows = kill_rounds(tmp_path, spec, lambda i: {}, requests, rounds, 800)
+    with open_engine(spec) as engine, Store(tmp_path/'whole.sqlite') as store: complete(engine, requests, store)
+    assert answers(rows) == answers(table(tmp_path/'whole.sqlite'))
+
+
+@pytest.fixture
+def filled(tmp_path):
+    "A closed store of 400 rows of a recorded engine, with all that is needed to fill it again"
+    requests = ask(400)
+    write_table([dict(asked=json.loads(json.dumps(r.asked())), text=r.id * 100, finish_reason='stop', prompt_tokens=9, completion_tokens=3,
+                      cached_tokens=0) for r in requests], tmp_path/'recording.jsonl')
+    with open_engine(f'recorded:{tmp_path}/recording.jsonl') as engine, Store(tmp_path/'store.sqlite') as store:
+        expected = complete(engine, requests, store)
+    return tmp_path/'store.sqlite', engine, requests, expected
+
+
+def test_a_torn_log_is_rolled_back_to_whole_rows(tmp_path):
+    requests = ask(50)
+    with Store(tmp_path/'live.sqlite') as store:
+        session = begin(store, 'draft', 'm', 'e', {})
+        sizes = []
+        for i, request in enumerate(requests):
+            add(store, session, request, Completion(f'{i}' * 50, 'stop', 1, 1, key=f'k{i}'))
+            sizes.append((tmp_path/'live.sqlite-wal').stat().st_size)
+        for cut in random.Random(0).sample(range(sizes[5], sizes[-1]), 40):
+            for tail in ('', '-wal'): shutil.copy(f'{store.path}{tail}', f'{tmp_path}/torn.sqlite{tail}')
+            with open(tmp_path/'torn.sqlite-wal', 'r+b') as f: f.truncate(cut)
+            with Store(tmp_path/'torn.sqlite') as torn:
+                assert [r[1] for r in table(torn.path)] == [f'k{i}' for i in range(len(torn))]   # a beginning, nothing torn
+                assert len(torn) == sum(size <= cut for size in sizes)                           # and all that was whole
+                assert len(torn.get([f'k{i}' for i in range(50)])) == len(torn)
+            for tail in ('', '-wal', '-shm'): (tmp_path/f'torn.sqlite{tail}').unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize('page', ['leaf', 'index', 'header'])
+def test_a_damaged_page_is_detected_saved_and_made_again(filled, page, capsys):
+    path, engine, requests, expected = filled
+    db = sqlite3.connect(path)
+    root = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_completions_1'").fetchone()[0]
+    size = db.execute('PRAGMA page_size').fetchone()[0]
+    pages = db.execute('PRAGMA page_count').fetchone()[0]
+    db.execute('PRAGMA wal_checkpoint(TRUNCATE)')
+    db.close()
+    where = dict(leaf=pages // 2, index=root - 1, header=0)[page]
+    with open(path, 'r+b') as f:
+        f.seek(where * size)
+        f.write(random.Random(0).randbytes(size))
+    with Store(path) as store:
+        said = capsys.readouterr().err
+        assert 'damaged' in said and f'{store.lost} lost' in said
+        assert len(store) + store.lost == len(requests) or page == 'header'   # without a header nothing is known
+        assert len(store) >= (0 if page == 'header' else 300)
+        assert complete(engine, requests, store) == expected
+        assert len(store) == len(requests)
+    with Store(path) as store: assert store.lost == 0
+
+
+def test_a_changed_byte_in_a_text_is_seen_and_made_again(filled):
+    path, engine, requests, expected = filled
+    sqlite3.connect(path).execute('PRAGMA wal_checkpoint(TRUNCATE)')
+    data = path.read_bytes()
+    assert data.count(b'p123p123p123') > 3
+    path.write_bytes(data.replace(b'p123p123p123', b'p123\xff123p123', 1))
+    with Store(path) as store:
+        assert complete(engine, requests, store) == expected
+        assert store.lost == 1
+
+
+def test_a_damaged_store_in_use_is_left_alone(filled):
+    path, *_ = filled
+    with Store(path):
+        data = path.read_bytes()
+        path.write_bytes(b'not a database at all' + data[21:])
+        with pytest.raises(CgdError, match='open in another process'): Store(path)
+        path.write_bytes(data)
+
+
+def test_a_full_disk_stops_with_one_message_and_keeps_what_was_committed(filled, tmp_path):
+    _, engine, requests, expected = filled
+    store = Store(tmp_path/'small.sqlite')
+    store.db.execute('PRAGMA max_page_count=40')
+    with pytest.raises(CgdError, match='full.*make room'): complete(engine, requests, store)
+    kept = table(store.path)
+    assert 10 < len(kept) < 400
+    store.db.execute('PRAGMA max_page_count=100000')
+    assert complete(engine, requests, store) == expected
+    assert table(store.path)[:len(kept)] == kept
+    store.close()
+
+
+def test_two_processes_fill_one_store(filled, tmp_path):
+    _, engine, requests, expected = filled
+    (tmp_path/'run.py').write_text(RUN)
+    for name, some in dict(a=requests[:300], b=requests[100:]).items():
+        (tmp_path/f'{name}.json').write_text(json.dumps([dict(id=r.id, **r.asked()) for r in some]))
+    both = [start(tmp_path/'run.py', engine.spec, {}, tmp_path/'both.sqlite', tmp_path/f'{name}.json') for name in 'ab']
+    assert [p.wait() for p in both] == [0, 0], [p.stderr.read().decode() for p in both]
+    with Store(tmp_path/'both.sqlite') as store: assert len(store) == 400
