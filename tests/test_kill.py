@@ -1,11 +1,10 @@
 "Generation that survives: SIGKILL at any row, a torn write-ahead log, a damaged page, a full disk"
 import json
+import multiprocessing
 import random
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,14 +12,19 @@ import pytest
 from cgd.core import CgdError, write_table
 from cgd.generate import Completion, Request, Store, add, begin, complete, open_engine, request_key, salvage
 
-RUN = '''
-import json, sys
-from cgd.generate import Request, Store, complete, open_engine
-spec, options, path, requests = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], json.load(open(sys.argv[4]))
-if __name__ == '__main__':
-    with open_engine(spec, **options) as engine, Store(path) as store:
-        complete(engine, [Request(**r) for r in requests], store)
-'''
+# fresh processes that have the slow imports behind them: a kill needs a real process, not twenty seconds of start-up
+CONTEXT = multiprocessing.get_context('forkserver')
+CONTEXT.set_forkserver_preload(['torch', 'transformers.models.auto.modeling_auto', 'transformers.models.llama.modeling_llama'])
+
+
+def run(spec, options, path, requests):
+    with open_engine(spec, **options) as engine, Store(path) as store: complete(engine, requests, store)
+
+
+def start(spec, options, path, requests):
+    process = CONTEXT.Process(target=run, args=(spec, options, path, requests))
+    process.start()
+    return process
 
 
 def table(path) -> list[tuple]:
@@ -45,36 +49,30 @@ def answers(rows) -> list[tuple]:
     return sorted((r[1], *r[3:9]) for r in rows)
 
 
-def start(script, spec, options, path, requests):
-    return subprocess.Popen([sys.executable, script, spec, json.dumps(options), path, requests], stderr=subprocess.PIPE)
-
-
 def kill_after(process, path, rows, deadline=120):
     "SIGKILL the process as soon as it has committed `rows` more rows; False if it was done before"
     before, end = count(path), time.time() + deadline
-    while process.poll() is None and time.time() < end:
+    while process.is_alive() and time.time() < end:
         if count(path) - before >= rows:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            return True
+            process.kill()
+            process.join()
+            return process.exitcode == -signal.SIGKILL
         time.sleep(.002)
-    assert process.poll() == 0, process.stderr.read().decode()
+    assert process.exitcode == 0, 'neither done nor at that row in time'
     return False
 
 
 def kill_rounds(tmp_path, spec, options, requests, rounds, most):
     "Kill and restart `rounds` times, then let it finish; returns the finished table"
-    script, asked, path = tmp_path/'run.py', tmp_path/'requests.json', tmp_path/'store.sqlite'
-    script.write_text(RUN)
-    asked.write_text(json.dumps([dict(id=r.id, **r.asked()) for r in requests]))
-    draw, killed, snapshot = random.Random(0), 0, []
+    path, draw, killed, snapshot = tmp_path/'store.sqlite', random.Random(0), 0, []
     for i in range(rounds):
-        killed += kill_after(start(script, spec, options(i), path, asked), path, draw.randint(1, most))
+        killed += kill_after(start(spec, options(i), path, requests), path, draw.randint(1, most))
         rows = table(path)
         assert rows[:len(snapshot)] == snapshot, 'a committed row changed'
         snapshot = rows
-    process = start(script, spec, options(0), path, asked)
-    assert process.wait() == 0, process.stderr.read().decode()
+    process = start(spec, options(0), path, requests)
+    process.join()
+    assert process.exitcode == 0
     rows = table(path)
     assert killed >= rounds * .6 and len(snapshot) < len(rows), f'only {killed} of {rounds} rounds met a running process'
     assert rows[:len(snapshot)] == snapshot
@@ -196,9 +194,7 @@ def test_a_full_disk_stops_with_one_message_and_keeps_what_was_committed(filled,
 
 def test_two_processes_fill_one_store(filled, tmp_path):
     _, engine, requests, expected = filled
-    (tmp_path/'run.py').write_text(RUN)
-    for name, some in dict(a=requests[:300], b=requests[100:]).items():
-        (tmp_path/f'{name}.json').write_text(json.dumps([dict(id=r.id, **r.asked()) for r in some]))
-    both = [start(tmp_path/'run.py', engine.spec, {}, tmp_path/'both.sqlite', tmp_path/f'{name}.json') for name in 'ab']
-    assert [p.wait() for p in both] == [0, 0], [p.stderr.read().decode() for p in both]
+    both = [start(engine.spec, {}, tmp_path/'both.sqlite', some) for some in (requests[:300], requests[100:])]
+    for process in both: process.join()
+    assert [process.exitcode for process in both] == [0, 0]
     with Store(tmp_path/'both.sqlite') as store: assert len(store) == 400
