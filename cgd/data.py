@@ -375,7 +375,7 @@ def _open(spec:str):
     raise CgdError(f'{spec}: no such problem set{f"; did you mean `{near[0]}`?" if near else ""} '
                    f'Known: {", ".join(SETS)}, a .jsonl or .parquet file, hub:NAME, bench:NAME')
 
-# %% ../nbs/01_data.ipynb #load-problems
+# %% ../nbs/01_data.ipynb #parse
 def _parse(raw:dict|bytes) -> dict:
     if isinstance(raw, dict): return raw
     def refuse(constant): raise ValueError(f'{constant} is not JSON')
@@ -384,6 +384,7 @@ def _parse(raw:dict|bytes) -> dict:
     if not isinstance(row, dict): raise CgdError(f'expected an object, found {type(row).__name__}')
     return row
 
+# %% ../nbs/01_data.ipynb #load-problems
 def load_problems(
     spec:str,                  # a shipped set, a file, hub:NAME[:CONFIG[:SPLIT]] or bench:NAME
     limit:int|None=None,       # only the first so many usable problems
