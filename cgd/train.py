@@ -229,6 +229,7 @@ def _versions() -> dict[str, str]:
 def _check_hardware(cfg:TrainConfig, folder:str):
     "Raise CgdError for what cannot work here, before anything heavy is loaded"
     import torch
+    accumulation(cfg, int(os.environ.get('WORLD_SIZE', 1)))
     if cfg.method == 'qlora' and not torch.cuda.is_available(): raise CgdError('method=qlora needs a GPU; take method=lora')
     context = json.loads((Path(folder)/'config.json').read_text()).get('max_position_embeddings')
     if context and cfg.max_length > context: raise CgdError(f'max_length={cfg.max_length} is more than the {context} tokens of {folder}; lower it')
