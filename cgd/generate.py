@@ -95,12 +95,12 @@ def _connect(path:Path) -> sqlite3.Connection:
     return db
 
 # %% ../nbs/03_generate.ipynb #salvage
-def _readable(db:sqlite3.Connection, table:str, low:int=0, high:int=2**40) -> list[tuple]:
+def _readable(db:sqlite3.Connection, table:str, low:int, high:int) -> list[tuple]:
     "The rows with ids in (low, high] that can still be read, found by halving the range around those that cannot"
     try: return db.execute(f'SELECT * FROM {table} WHERE id > ? AND id <= ?', (low, high)).fetchall()
     except sqlite3.DatabaseError:
         middle = (low + high) // 2
-        return [] if high - low == 1 else _readable(db, table, low, middle) + _readable(db, table, middle, high)
+        return [] if high - low <= 1 else _readable(db, table, low, middle) + _readable(db, table, middle, high)
 
 def salvage(
     path:str|Path     # a damaged store that no one has open; it is kept beside, as NAME.damaged
@@ -113,8 +113,8 @@ def salvage(
     old.text_factory = new.text_factory
     new.execute('BEGIN')
     for table in ('sessions', 'completions'):
-        rows = _readable(old, table)
-        for row in rows: new.execute(f'INSERT OR IGNORE INTO {table} VALUES({",".join("?" * len(row))})', row)
+        for row in _readable(old, table, 0, Path(f'{path}.damaged').stat().st_size // 64):   # no row is smaller, so no id is larger
+            new.execute(f'INSERT OR IGNORE INTO {table} VALUES({",".join("?" * len(row))})', row)
     new.execute('COMMIT')
     saved, last = new.execute('SELECT count(*), coalesce(max(id), 0) FROM completions').fetchone()
     old.close(); new.close()
