@@ -46,7 +46,7 @@ class Request:
 
     def asked(self) -> dict:
         "All that decides the text: everything but the id"
-        return {k: v for k, v in dataclasses.asdict(self).items() if k != 'id'}
+        return {k: v for k, v in vars(self).items() if k != 'id'}
 
 # %% ../nbs/03_generate.ipynb #sample-requests
 def sample_requests(
@@ -199,7 +199,7 @@ def add(
     seconds:float=0.       # what the session has taken so far
 ):
     "Commit one completion, and the session's time with it"
-    row = (json.dumps(request.asked()), *dataclasses.astuple(completion)[:-1])
+    row = (json.dumps(request.asked()), *list(vars(completion).values())[:-1])
     store._do('BEGIN IMMEDIATE')
     try:
         store._do(f'INSERT OR IGNORE INTO completions(key, session, {_COLUMNS}) VALUES({",".join("?" * 10)})',
@@ -611,7 +611,7 @@ class RecordedEngine(Engine):
         if not self.cfg.live: raise CgdError(f'{self.file}: to record, name an engine to ask: open_engine({self.spec!r}, live=...)')
         with tempfile.TemporaryDirectory() as folder, Store(Path(folder)/'new.sqlite') as store, open_engine(self.cfg.live) as live:
             for request, new in zip(unknown, complete(live, unknown, store)):
-                row = dict(asked=json.loads(json.dumps(request.asked())), **dataclasses.asdict(new))
+                row = dict(asked=json.loads(json.dumps(request.asked())), **vars(new))
                 self.rows[content_hash(row['asked'])] = {k: v for k, v in row.items() if k not in ('seconds', 'key')}
         write_table([row for _, row in sorted(self.rows.items())], self.file)
 
@@ -655,7 +655,7 @@ class Worker(Engine):
         log = f'{store.path}.log'
         if not self.process: self._start(log)
         try:
-            self.pipe.send((session, str(store.path), [(key, dataclasses.asdict(r)) for key, r in missing.items()]))
+            self.pipe.send((session, str(store.path), [(key, vars(r)) for key, r in missing.items()]))
             while not self.pipe.poll(.3):
                 tick(*store._do('SELECT count(*), coalesce(sum(completion_tokens), 0) FROM completions WHERE session = ?', (session,))[0])
             fault = self.pipe.recv()
