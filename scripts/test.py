@@ -33,7 +33,7 @@ def main() -> int:
               'README in sync with index': run('python', 'scripts/readme.py', '--check')[0] == 0}
     for name, passed in checks.items(): print(f'{"ok" if passed else "FAILED"}: {name}')
     notebooks = len([p for p in Path('nbs').rglob('*.ipynb') if not p.name.startswith('_') and '.ipynb_checkpoints' not in p.parts])
-    code, out = run('nbdev_test', '--n_workers', '2', *(['--flags', 'slow'] if ALL else []))
+    code, out = run('nbdev_test', '--n_workers', '1', *(['--flags', 'slow'] if ALL else []))
     bad = len(set(re.findall(r"Error in cell .* in (\S+\.ipynb)", out))) or notebooks if code else 0
     _, out = run('pytest', '-q', *(['--long'] if ALL else []), 'tests')
     count = lambda word: sum(map(int, re.findall(rf'(\d+) {word}', out.splitlines()[-1] if out else '')))
