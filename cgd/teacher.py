@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'parse_verdict', 'split_sentences', 'Equation', 'read_equations', 'Step', 'read_steps', 'numbers_in',
-           'Diagnosis', 'diagnose', 'topic', 'critique_text', 'refinement_text', 'Preset', 'load_preset', 'fence',
-           'fill', 'critique_messages', 'refine_messages', 'TeacherConfig', 'ReferenceTeacher', 'reference_critiques',
-           'LMTeacher', 'open_teacher', 'critique', 'refine', 'direct', 'share_out', 'verdict_counts']
+           'Diagnosis', 'diagnose', 'topic', 'critique_text', 'refinement_text', 'Preset', 'load_preset',
+           'preset_label', 'fence', 'fill', 'critique_messages', 'refine_messages', 'TeacherConfig', 'ReferenceTeacher',
+           'reference_critiques', 'LMTeacher', 'open_teacher', 'critique', 'refine', 'direct', 'share_out',
+           'verdict_counts']
 
 # %% ../nbs/05_teacher.ipynb #imports
 import itertools, re, unicodedata
@@ -20,7 +21,7 @@ from pydantic import Field, PositiveInt
 
 from .core import CgdError, Config, content_hash, derive_seed
 from .generate import Completion, Engine, SampleConfig, Store, complete, open_engine, sample_requests
-from .grade import grade, grade_many
+from .grade import grade, grade_many, outcomes
 
 # %% ../nbs/05_teacher.ipynb #plain
 _ANSI = re.compile(r'\x1b(?:\[[0-?]{0,40}[ -/]{0,8}[@-~]|\][^\x07\x1b]{0,1000}(?:\x07|\x1b\\)?|[@-Z\\^_])')
@@ -503,7 +504,7 @@ def refinement_text(
 # %% ../nbs/05_teacher.ipynb #preset
 class Preset(Config):
     "What an LM teacher is asked; {problem}, {answer}, {critique} and {reference} are filled in"
-    name:str              # in the table's `preset` column
+    name:str              # in the table's `preset` column; a file's with its hash
     critique_system:str   # system turn of the critique
     critique_user:str     # user turn of the critique; needs {problem} and {answer}
     refine_system:str=''  # system turn of the refinement; unused if chained
@@ -540,6 +541,12 @@ def load_preset(
         missing = [s for s in slots if f'{{{s}}}' not in getattr(preset, field)]
         if missing and not (preset.chained and field == 'refine_user'): raise CgdError(f'{name}: {field} lacks {{{missing[0]}}}')
     return preset
+
+def preset_label(
+    preset:Preset # from `load_preset`
+) -> str:         # equal for equal templates only
+    "What the table's `preset` column says"
+    return preset.name if PRESETS.get(preset.name) == preset else f'{preset.name}-{content_hash(preset.model_dump())[:8]}'
 
 # %% ../nbs/05_teacher.ipynb #fence
 def fence(
@@ -658,7 +665,7 @@ class LMTeacher:
     "A language model, asked by a preset; closes its engine at the end of a `with` block"
     def __init__(self, engine:Engine, cfg:TeacherConfig):
         self.engine, self.cfg, self.ask, self.name = engine, cfg, load_preset(cfg.preset), engine.name
-        self.preset = self.ask.name + ('+reference' if cfg.with_reference else '')
+        self.preset = preset_label(self.ask) + ('+reference' if cfg.with_reference else '')
         self.drawn = SampleConfig(temperature=cfg.temperature, max_new_tokens=cfg.max_new_tokens, seed=cfg.seed)
 
     def critique(self, rows:list[dict], store:Store) -> list[Completion]:
@@ -716,12 +723,6 @@ def critique(
             for row, c in zip(rows, teacher.critique(rows, store))]
 
 # %% ../nbs/05_teacher.ipynb #refine-stage
-def _graded(rows:list[dict], texts:list[str], grader:str) -> list[str|None]:
-    "Outcomes; None for a row without a reference"
-    known = [i for i, row in enumerate(rows) if row.get('reference') is not None]
-    outcomes = {i: g.outcome for i, g in zip(known, grade_many([(rows[i]['reference'], texts[i]) for i in known], grader))}
-    return [outcomes.get(i) for i in range(len(rows))]
-
 def refine(
     traces:list[dict], # with critiques by this teacher
     teacher,           # the one who wrote them
@@ -734,7 +735,7 @@ def refine(
         if (row['teacher'], row['preset']) != (teacher.name, teacher.preset):
             raise CgdError(f'refine: row {row["row_id"]} was reviewed by {row["teacher"]} ({row["preset"]}), not by {teacher.name} ({teacher.preset})')
     done = teacher.refine(traces, store)
-    grades = _graded(traces, [c.text for c in done], grader)
+    grades = outcomes(traces, [c.text for c in done], grader)
     return [dict(row, refinement=c.text, refinement_finish=c.finish_reason, refinement_tokens=c.completion_tokens, refinement_grade=g, refinement_key=c.key)
             for row, c, g in zip(traces, done, grades)]
 
@@ -750,7 +751,7 @@ def direct(
     rows = [dict(row, row_id=row.get('row_id') or content_hash(row['problem_id'])) for row in traces]
     done = teacher.direct(rows, store)
     return [dict(row, direct=c.text, direct_finish=c.finish_reason, direct_tokens=c.completion_tokens, direct_grade=g, direct_key=c.key)
-            for row, c, g in zip(traces, done, _graded(traces, [c.text for c in done], grader))]
+            for row, c, g in zip(traces, done, outcomes(traces, [c.text for c in done], grader))]
 
 # %% ../nbs/05_teacher.ipynb #share-out
 def share_out(
