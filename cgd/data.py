@@ -7,8 +7,9 @@ __all__ = ['templates', 'SETS', 'Template', 'solve', 'grow', 'draw', 'recipe', '
            'split_gsm8k', 'to_problem', 'load_problems', 'same_text', 'overlap']
 
 # %% ../nbs/01_data.ipynb #imports
-import gzip, json, os, random, re, zlib
+import gzip, json, math, os, random, re, zlib
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -308,7 +309,9 @@ _FIELDS = dict(prompt=('prompt', 'problem', 'question'), reference=('reference',
 def _field(raw:dict, names:tuple) -> str|None:
     for name in names:
         value = raw.get(name)
-        if type(value) in (int, float): value = str(value)
+        if type(value) in (int, float):
+            if not math.isfinite(value): raise CgdError(f'`{name}` is {value}, expected a finite number')
+            value = format(Decimal(repr(value)), 'f')   # 10000000000000000000000 and not 1e+22
         if value is None: continue
         if not isinstance(value, str): raise CgdError(f'`{name}` is of type {type(value).__name__}, expected text or a number')
         if any('\ud800' <= c <= '\udfff' for c in value): raise CgdError(f'`{name}` holds half a character (a lone surrogate)')
@@ -336,10 +339,7 @@ def _read_lines(path:Path):
         if line.strip(): yield f'{path}:{number}', line
 
 def _read_parquet(path:Path):
-    import pyarrow as pa
-    try: rows = read_table(path)
-    except pa.ArrowInvalid as e: raise CgdError(f'{path}: not a Parquet file: {e}') from None
-    for number, row in enumerate(rows, 1): yield f'{path}: row {number}', row
+    for number, row in enumerate(read_table(path), 1): yield f'{path}: row {number}', row
 
 def _read_file(path:Path):
     if not path.is_file(): raise CgdError(f'{path}: no such file')
@@ -350,8 +350,10 @@ def _read_file(path:Path):
 # %% ../nbs/01_data.ipynb #read-hub
 def _read_hub(name:str, config:str|None=None, split:str='train'):
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
     from httpx import HTTPError
     try: rows = load_dataset(name, config or None, split=split)
+    except DatasetsError as e: raise CgdError(f'hub:{name}: {e}: {e.__cause__ or "no reason given"}') from None   # e.g. a file that is no JSON
     except (OSError, ValueError, HTTPError) as e: raise CgdError(f'hub:{name}: {str(e) or type(e).__name__}') from None
     for number, row in enumerate(rows, 1): yield f'hub:{name}: row {number}', row
 

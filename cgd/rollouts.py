@@ -10,7 +10,7 @@ from collections import Counter
 
 from .core import CgdError
 from .generate import Engine, SampleConfig, Store, complete, sample_requests
-from .grade import grade_many
+from .grade import outcomes
 
 # %% ../nbs/04_rollouts.ipynb #draft
 def draft(
@@ -23,9 +23,9 @@ def draft(
     "The student's attempts at every problem"
     requests = [(p, r) for p in problems for r in sample_requests(p['problem_id'], [{'role': 'user', 'content': p['prompt']}], cfg)]
     completions = complete(engine, [r for _, r in requests], store, 'draft')
-    grades = grade_many([(p['reference'], c.text) for (p, _), c in zip(requests, completions)], grader)
+    grades = outcomes([p for p, _ in requests], [c.text for c in completions], grader)
     return [dict(p, student=engine.name, sample=r.sample, draft=c.text, draft_finish=c.finish_reason, draft_tokens=c.completion_tokens,
-                 draft_grade=g.outcome, draft_key=c.key) for (p, r), c, g in zip(requests, completions, grades)]
+                 draft_grade=g, draft_key=c.key) for (p, r), c, g in zip(requests, completions, grades)]
 
 # %% ../nbs/04_rollouts.ipynb #draft-summary
 def draft_summary(
@@ -34,7 +34,7 @@ def draft_summary(
     "A set of drafts in one line"
     if not traces: raise CgdError('no drafts: the table is empty')
     n, grades = len(traces), Counter(row['draft_grade'] for row in traces)
-    return dict(n=n, **{grade: count / n for grade, count in sorted(grades.items())},
+    return dict(n=n, **{str(grade): count / n for grade, count in sorted(grades.items(), key=str)},
                 truncated=sum(row['draft_finish'] == 'length' for row in traces) / n,
                 mean_tokens=sum(row['draft_tokens'] for row in traces) / n)
 
