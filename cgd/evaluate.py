@@ -14,12 +14,13 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from .core import CgdError, Config
 from .generate import Engine, Store, SampleConfig, complete, sample_requests
 from .grade import grade_many
+from .views import ASK
 
 # %% ../nbs/08_evaluate.ipynb #ask
 class EvalConfig(SampleConfig):
     "How a model is asked; its fields of sampling are those of the drafts"
     max_new_tokens:PositiveInt=256 # cap on completion length
-    template:str=Field('{prompt}\n\nReason step by step and put the final answer in \\boxed{}.', pattern=r'\{prompt\}') # what is asked; {prompt} stands for the problem
+    template:str=Field(ASK, pattern=r'\{prompt\}') # what is asked; {prompt} stands for the problem
 
 def ask(
     prompt:str,  # of a problem
