@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SampleConfig', 'Request', 'sample_requests', 'Completion', 'request_key', 'salvage', 'Store', 'begin', 'add',
-           'sessions', 'contents', 'export', 'merge', 'prune', 'cache_folder', 'embedded_student', 'find_model',
-           'fingerprint', 'chat_ids', 'EngineConfig', 'resolve_dtype', 'Engine', 'LocalEngine', 'VllmEngine',
-           'HfEngine', 'OpenAIEngine', 'RecordedEngine', 'engine_env', 'Worker', 'open_engine', 'engine_name',
-           'complete', 'Unsupported', 'ScoreRequest', 'Score', 'score']
+           'sessions', 'contents', 'export', 'find_store', 'merge', 'prune', 'cache_folder', 'embedded_student',
+           'find_model', 'fingerprint', 'chat_ids', 'EngineConfig', 'resolve_dtype', 'Engine', 'LocalEngine',
+           'VllmEngine', 'HfEngine', 'OpenAIEngine', 'RecordedEngine', 'engine_env', 'Worker', 'open_engine',
+           'engine_name', 'complete', 'Unsupported', 'ScoreRequest', 'Score', 'score']
 
 # %% ../nbs/03_generate.ipynb #imports
 import asyncio, contextlib, dataclasses, fcntl, importlib.metadata, json, os, queue, random, re, shutil, sqlite3, sys, tempfile, threading, time, traceback
@@ -260,12 +260,22 @@ def export(
         with open(part, 'w') as file:
             for _, session, key, request, *values, digest in _rows(store):
                 if content_hash(key, request, *values) != digest: continue
-                row = dict(key=key, **about.get(session, {}), request=json.loads(request), **vars(Completion(*values)))
-                file.write(json.dumps({**row, 'key': key}, ensure_ascii=False) + '\n')
+                row = {'key': key, **about.get(session, {}), 'request': json.loads(request), **vars(Completion(*values, key=key))}
+                file.write(json.dumps(row, ensure_ascii=False) + '\n')
                 written += 1
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
     return written
+
+# %% ../nbs/03_generate.ipynb #find-store
+def find_store(
+    path:str|Path # of a file that should be there
+) -> Path:        # the same
+    "The path of a store that exists; raises CgdError if it is none"
+    if not Path(path).is_file(): raise CgdError(f'{path}: no such store')
+    with open(path, 'rb') as file:
+        if file.read(16) != b'SQLite format 3\0': raise CgdError(f'{path}: not a store: stores are SQLite files')
+    return Path(path)
 
 # %% ../nbs/03_generate.ipynb #merge-sessions
 def _session_of(store:Store, what:list, load_seconds:float, seconds:float) -> int:
@@ -282,8 +292,7 @@ def merge(
     shards:list[str|Path] # other stores; they stay as they are
 ) -> list[dict]:         # one row a shard: rows added, rows known already, rows that failed their digest
     "Put the completions of other stores into this one, each key once"
-    for path in shards:
-        if not Path(path).is_file(): raise CgdError(f'{path}: no such store')
+    for path in map(find_store, shards):
         if store.path.samefile(path): raise CgdError(f'{path}: cannot be merged into itself')
     def take(path) -> dict:
         before, lost, seen = len(store), 0, 0
