@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from cgd.core import launch, write_table
-from cgd.generate import Completion, EngineConfig, Request, Store, add, begin, complete, engine_env, open_engine, request_key, sessions
+from cgd.generate import Completion, EngineConfig, Request, Store, add_completion, begin_session, complete, engine_env, open_engine, request_key, sessions
 
 FOLDER = Path(__file__).parent
 
@@ -99,8 +99,8 @@ def run_reopen(args):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)/'s.sqlite'
         with Store(path) as store, open_engine(f'hf:{args.model}') as engine:
-            session = begin(store, 'draft', engine.name, engine.version, engine.identity)
-            for r in many(args.stored): add(store, session, r, Completion('An answer of some length. ' * 20, 'stop', 60, 100, key=request_key(engine.identity, r)))
+            session = begin_session(store, 'draft', engine.name, engine.version, engine.identity)
+            for r in many(args.stored): add_completion(store, session, r, Completion('An answer of some length. ' * 20, 'stop', 60, 100, key=request_key(engine.identity, r)))
         rounds = [launch('generate:reopen', str(path), args.model, args.stored) for _ in range(args.repeats)]
         print(f'{args.stored:,} stored rows ({path.stat().st_size / 1e6:.0f} MB) re-opened, nothing to do: {statistics.median(s for s, _ in rounds):.1f} s '
               f'(median of {len(rounds)}; up to {max(s for s, _ in rounds):.1f}), at most {max(m for _, m in rounds):.0f} MB; wanted: under 10 s and 500 MB')

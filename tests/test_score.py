@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 
 from cgd.core import CgdError, write_table
-from cgd.generate import Request, ScoreRequest, Store, Unsupported, begin, complete, open_engine, request_key, score, sessions
+from cgd.generate import Request, ScoreRequest, Store, Unsupported, complete, open_engine, request_key, score, sessions
 from test_kill import CONTEXT, count, kill_after, table
 
 OPTIONS = dict(dtype='float32', max_model_len=128)

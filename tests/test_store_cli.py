@@ -5,7 +5,7 @@ import sqlite3
 import subprocess
 import sys
 
-from cgd.generate import Completion, Request, Store, add, begin, contents, merge, prune, salvage, sessions
+from cgd.generate import Completion, Request, Store, add_completion, begin_session, contents, merge, prune, salvage, sessions
 from test_kill import CONTEXT, count, kill_after, table
 
 
@@ -18,9 +18,9 @@ def cgd(*words) -> tuple[int, str]:
 
 def fill(path, keys, stage='draft', text='answer'):
     with Store(path) as store:
-        session = begin(store, stage, 'model', 'engine 1', {})
+        session = begin_session(store, stage, 'model', 'engine 1', {})
         for key in keys:
-            add(store, session, Request(f'p{key}', [{'role': 'user', 'content': f'{key}?'}]), Completion(f'{text} {key}', 'stop', 5, 2, key=f'k{key}'), seconds=1.)
+            add_completion(store, session, Request(f'p{key}', [{'role': 'user', 'content': f'{key}?'}]), Completion(f'{text} {key}', 'stop', 5, 2, key=f'k{key}'), seconds=1.)
     return path
 
 
@@ -64,7 +64,7 @@ def test_a_shard_merged_while_it_grew_is_completed(tmp_path):
     shard = fill(tmp_path/'shard.sqlite', range(3))
     with Store(tmp_path/'whole.sqlite') as store:
         merge(store, [shard])
-        with Store(shard) as growing: add(growing, 1, Request('p3', []), Completion('answer 3', 'stop', 5, 2, key='k3'), seconds=9.)
+        with Store(shard) as growing: add_completion(growing, 1, Request('p3', []), Completion('answer 3', 'stop', 5, 2, key='k3'), seconds=9.)
         assert [r['added'] for r in merge(store, [shard])] == [1]
         assert [(s['requests'], s['seconds']) for s in sessions(store)] == [(4, 9.)]
 
@@ -89,5 +89,5 @@ def test_what_is_left_after_pruning_survives_a_salvage(tmp_path):
         assert store._do('SELECT key, text, digest FROM completions ORDER BY id') == before
         assert store._do('SELECT max(id) FROM completions') == [(10,)] and store._do('SELECT id FROM sessions') == [(1,)]
     assert path.stat().st_size < 64 * 3000                                # the old ids would have been out of reach
-    assert salvage(path) == (10, 0)
+    assert salvage(path)[1:] == (10, 0)
     with Store(path) as store: assert [s['requests'] for s in sessions(store)] == [10]
