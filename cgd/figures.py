@@ -16,8 +16,10 @@ import seaborn as sns
 
 # %% ../nbs/10_figures.ipynb #method-colors
 METHODS = {'base': 'untrained student', 'sft': 'SFT (data\'s own solution)', 'dsft': 'Distilled SFT (teacher\'s answer)',
-           'dsft_refined': 'Distilled SFT (x → ŷ)', 'cft': 'CFT (x, y′ → c)', 'cgd': 'CGD (x, y′, c → ŷ)', 'no_critique': 'no critique (x, y′ → ŷ)'}
-_PALETTE = dict(zip(METHODS, ['#949494', *sns.color_palette('colorblind').as_hex()]))
+           'dsft_refined': 'Distilled SFT (x → ŷ)', 'cft': 'CFT (x, y′ → c)', 'cgd': 'CGD (x, y′, c → ŷ)', 'no_critique': 'no critique (x, y′ → ŷ)',
+           'cgd_no_draft': 'CGD without the draft (x, c → ŷ)', 'cgd_shuffled': 'CGD, another problem\'s critique', 'cgd_generic': 'CGD, generic critique',
+           'cgd_wrong': 'CGD, wrong critique'}
+_PALETTE = dict(zip(METHODS, ['#949494', '#0173b2', '#56b4e9', '#029e73', '#de8f05', '#d55e00', '#cc78bc', '#f5a582', '#ca9161', '#8c3b00', '#5a1a00']))
 
 def method_label(method:str) -> str: # the name itself if it is not one of ours
     "What a figure calls a method"

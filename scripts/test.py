@@ -34,11 +34,12 @@ def main() -> int:
     for name, passed in checks.items(): print(f'{"ok" if passed else "FAILED"}: {name}')
     notebooks = len([p for p in Path('nbs').rglob('*.ipynb') if not p.name.startswith('_') and '.ipynb_checkpoints' not in p.parts])
     code, out = run('nbdev_test', '--n_workers', '1', *(['--flags', 'slow'] if ALL else []))
-    bad = len(set(re.findall(r"Error in cell .* in (\S+\.ipynb)", out))) or notebooks if code else 0
-    _, out = run('pytest', '-q', *(['--long'] if ALL else []), 'tests')
+    bad = len(set(re.findall(r'^\w+ in (\S+\.ipynb)', out, re.M))) or notebooks if code else 0
+    code, out = run('pytest', '-q', *(['--long'] if ALL else []), 'tests')
     count = lambda word: sum(map(int, re.findall(rf'(\d+) {word}', out.splitlines()[-1] if out else '')))
+    crashed = code != 0 and not count('failed') + count('errors?')   # a pytest that was killed or could not start counts as a failure
     passed = sum(checks.values()) + notebooks - bad + count('passed')
-    failed = list(checks.values()).count(False) + bad + count('failed') + count('errors?')
+    failed = list(checks.values()).count(False) + bad + count('failed') + count('errors?') + crashed
     print(f'{passed} passed, {failed} failed' + (f', {count("skipped")} skipped' if count('skipped') else ''))
     return failed > 0 or passed == 0
 

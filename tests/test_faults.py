@@ -55,6 +55,7 @@ class Handler(BaseHTTPRequestHandler):
                     choices=[dict(index=0, finish_reason='stop', message=dict(role='assistant', content=f'answer to {question}'))])
         if asked['model'] != 'good': return self.answer(404, dict(error=dict(message=f'model {asked["model"]} does not exist')))
         if question == 'too long': return self.answer(400, dict(error=dict(message="This model's maximum context length is 8 tokens", code='context_length_exceeded')))
+        if question == 'no context': return self.answer(400, dict(error=dict(message='tools are not allowed in this context')))
         if question == 'surrogate': good['choices'][0]['message']['content'] = 'half a \ud83d smile'
         if fault == '429': return self.answer(429, dict(error=dict(message='slow down')), [('Retry-After', '0.3')])
         if fault == '500': return self.answer(500, dict(error=dict(message='oh no')))
@@ -147,6 +148,19 @@ def test_too_long_is_counted_and_surrogates_do_no_harm(serve, tmp_path):
     with open_engine(f'openai:good@{url}') as engine, Store(tmp_path/'s.sqlite') as store:
         long, odd = complete(engine, [Request(q, [{'role': 'user', 'content': q}]) for q in ('too long', 'surrogate')], store)
     assert (long.finish_reason, long.text) == ('too_long', '') and odd.text == 'half a ? smile'
+
+
+def test_not_every_400_with_the_word_context_is_a_long_prompt(serve, tmp_path):
+    _, url = serve()
+    with open_engine(f'openai:good@{url}') as engine, Store(tmp_path/'s.sqlite') as store:
+        with pytest.raises(CgdError, match='not allowed in this context'): complete(engine, [Request('p', [{'role': 'user', 'content': 'no context'}])], store)
+
+
+def test_a_client_that_cannot_be_made_is_an_error_and_no_wait(serve, tmp_path, monkeypatch):
+    _, url = serve()
+    monkeypatch.setenv('ALL_PROXY', 'nonsense://x')
+    with open_engine(f'openai:good@{url}') as engine, Store(tmp_path/'s.sqlite') as store:
+        with pytest.raises(CgdError, match='client cannot be set up'): complete(engine, ask(3), store)
 
 
 def test_the_key_is_sent_and_written_nowhere(serve, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from cgd.core import CgdError, write_table
-from cgd.generate import Completion, Request, Store, add, begin, complete, open_engine, request_key, salvage
+from cgd.generate import Completion, Request, Store, add_completion, begin_session, complete, open_engine, request_key, salvage
 
 # fresh processes that have the slow imports behind them: a kill needs a real process, not twenty seconds of start-up
 CONTEXT = multiprocessing.get_context('forkserver')
@@ -121,10 +121,10 @@ def filled(tmp_path):
 def test_a_torn_log_is_rolled_back_to_whole_rows(tmp_path):
     requests = ask(50)
     with Store(tmp_path/'live.sqlite') as store:
-        session = begin(store, 'draft', 'm', 'e', {})
+        session = begin_session(store, 'draft', 'm', 'e', {})
         sizes = []
         for i, request in enumerate(requests):
-            add(store, session, request, Completion(f'{i}' * 50, 'stop', 1, 1, key=f'k{i}'))
+            add_completion(store, session, request, Completion(f'{i}' * 50, 'stop', 1, 1, key=f'k{i}'))
             sizes.append((tmp_path/'live.sqlite-wal').stat().st_size)
         for cut in random.Random(0).sample(range(sizes[5], sizes[-1]), 40):
             for tail in ('', '-wal'): shutil.copy(f'{store.path}{tail}', f'{tmp_path}/torn.sqlite{tail}')
@@ -151,12 +151,29 @@ def test_a_damaged_page_is_detected_saved_and_made_again(filled, page, capsys):
         f.write(random.Random(0).randbytes(size))
     with Store(path) as store:
         said = capsys.readouterr().err
-        assert 'damaged' in said and f'{store.lost} lost' in said
+        assert 'damaged' in said and ('an unknown number lost' if page == 'header' else f'{store.lost} lost') in said
         assert len(store) + store.lost == len(requests) or page == 'header'   # without a header nothing is known
         assert len(store) >= (0 if page == 'header' else 300)
         assert complete(engine, requests, store) == expected
         assert len(store) == len(requests)
     with Store(path) as store: assert store.lost == 0
+
+
+def test_a_second_damage_overwrites_nothing(filled):
+    path, *_ = filled
+    whole = path.read_bytes()
+    for bad in (b'first', b'second'):
+        path.write_bytes(bad + whole[6:])
+        assert salvage(path)[1:] == (0, None)
+    assert [f.name for f in sorted(path.parent.glob('*.damaged*'))] == ['store.sqlite.damaged', 'store.sqlite.damaged1']
+    assert path.with_name('store.sqlite.damaged1').read_bytes().startswith(b'second')
+
+
+def test_a_large_store_without_a_header_is_given_up_at_once(tmp_path):
+    with open(tmp_path/'s.sqlite', 'wb') as file: file.write(random.Random(0).randbytes(2**24))
+    begun = time.monotonic()
+    with Store(tmp_path/'s.sqlite') as store: assert len(store) == 0
+    assert time.monotonic() - begun < 5
 
 
 def test_a_changed_byte_in_a_text_is_seen_and_made_again(filled):

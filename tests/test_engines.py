@@ -1,0 +1,54 @@
+"Local engines: a batch changes nothing but the speed, and a model's process that dies is replaced"
+import dataclasses
+
+import pytest
+
+from cgd.core import CgdError
+from cgd.generate import Request, Store, complete, open_engine
+
+CONTEXT = 256   # of the tiny model
+
+
+def ask(n, words=3, **how) -> list[Request]:
+    return [Request(f'p{i}', [{'role': 'user', 'content': ' '.join(['one'] * (words + i))}], **how) for i in range(n)]
+
+
+def answers(tiny_model, tmp_path, requests, batch_size):
+    options = dict(dtype='float32', batch_size=batch_size, in_process=True)
+    with open_engine(f'hf:{tiny_model}', **options) as engine, Store(tmp_path/f'{batch_size}.sqlite') as store: return complete(engine, requests, store)
+
+
+def test_a_batch_changes_no_completion(tiny_model, tmp_path):
+    plain = ask(4, max_new_tokens=20)
+    full = [*ask(2, 150, max_new_tokens=100), *ask(3, 205, max_new_tokens=100)]   # the last ones nearly fill the context
+    words = answers(tiny_model, tmp_path, plain, 1)[1].text
+    stops = [dataclasses.replace(r, stop=(words[len(words) // 2:][:3],)) for r in plain]   # ends one row in the middle, and others later or never
+    requests = [*plain, *full, *stops]
+    alone, together = (answers(tiny_model, tmp_path/name, requests, size) for name, size in dict(one=1, all=16).items())
+    assert together == alone
+    assert all(c.completion_tokens == min(100, CONTEXT - c.prompt_tokens) for c in alone[4:9] if c.finish_reason == 'length')
+    ended = [c for c in alone[9:] if c.finish_reason == 'stop']
+    assert 0 < len(ended) < 4 and all(0 < c.completion_tokens < 20 and stops[0].stop[0] not in c.text for c in ended)
+
+
+def test_a_sampled_completion_has_its_own_seed_whatever_else_is_asked(tiny_model, tmp_path):
+    requests = [dataclasses.replace(r, temperature=1., seed=i) for i, r in enumerate(ask(6, max_new_tokens=12))]
+    whole, part = (answers(tiny_model, tmp_path/name, some, 4) for name, some in dict(whole=requests, part=requests[3:]).items())
+    assert whole[3:] == part and len({c.text for c in whole}) == 6
+
+
+def test_a_killed_model_is_replaced_on_the_next_call(tiny_model, tmp_path):
+    first, second = ask(2, max_new_tokens=4)
+    with open_engine(f'hf:{tiny_model}', dtype='float32') as engine, Store(tmp_path/'s.sqlite') as store:
+        complete(engine, [first], store)
+        engine.process.kill()
+        with pytest.raises(CgdError, match='was killed.*memory'): complete(engine, [second], store)
+        assert engine.process is None
+        assert complete(engine, [second], store)[0].completion_tokens
+
+
+def test_a_defect_in_the_child_is_no_user_error(tiny_model, tmp_path):
+    broken = Request('p', [{'role': 'user', 'content': 'one'}], stop=(1,))   # no string: nothing in cgd makes such a request
+    with open_engine(f'hf:{tiny_model}', dtype='float32') as engine, Store(tmp_path/'s.sqlite') as store:
+        with pytest.raises(RuntimeError, match='what it printed is in'): complete(engine, [broken], store)
+        assert 'Traceback' in (tmp_path/'s.sqlite.log').read_text()
