@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['SampleConfig', 'Request', 'sample_requests', 'Completion', 'request_key', 'salvage', 'Store', 'begin_session',
-           'add_completion', 'sessions', 'cache_folder', 'embedded_student', 'find_model', 'fingerprint', 'chat_ids',
-           'EngineConfig', 'resolve_dtype', 'Engine', 'LocalEngine', 'VllmEngine', 'HfEngine', 'OpenAIEngine',
-           'RecordedEngine', 'engine_env', 'Worker', 'open_engine', 'engine_name', 'complete']
+           'add_completion', 'sessions', 'contents', 'export', 'find_store', 'merge', 'prune', 'cache_folder',
+           'embedded_student', 'find_model', 'fingerprint', 'chat_ids', 'EngineConfig', 'resolve_dtype', 'Engine',
+           'LocalEngine', 'VllmEngine', 'HfEngine', 'OpenAIEngine', 'RecordedEngine', 'engine_env', 'Worker',
+           'open_engine', 'engine_name', 'complete', 'Unsupported', 'ScoreRequest', 'Score', 'score']
 
 # %% ../nbs/03_generate.ipynb #imports
-import asyncio, dataclasses, fcntl, importlib.metadata, json, os, queue, random, re, shutil, sqlite3, sys, tempfile, threading, time, traceback
+import asyncio, contextlib, dataclasses, fcntl, importlib.metadata, json, os, queue, random, re, shutil, sqlite3, sys, tempfile, threading, time, traceback
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
@@ -39,7 +40,7 @@ class SampleConfig(Config):
 class Request:
     "One completion asked for"
     id:str                # what it is for, e.g. a problem id
-    messages:list         # chat turns, each a dict of role and content
+    messages:list         # chat turns, each a dict of role and content; or the token ids of a prompt
     sample:int=0          # which of the draws for this id
     temperature:float=0.  # 0 is greedy
     top_p:float=1.        # nucleus
@@ -190,6 +191,19 @@ _MENDS = {sqlite3.SQLITE_FULL: '{}; all rows up to here are kept: make room and 
           sqlite3.SQLITE_CORRUPT: '{}; start again, and what can be read is saved',
           sqlite3.SQLITE_BUSY: '{} for a minute: another process holds it; stop that one or use another store'}
 
+# %% ../nbs/03_generate.ipynb #store-transaction
+_INSERT = f'INSERT OR IGNORE INTO completions(session, key, {_COLUMNS}) VALUES({",".join("?" * 10)})'
+
+@contextlib.contextmanager
+def _transaction(store:Store):
+    "All of the block or nothing of it"
+    store._do('BEGIN IMMEDIATE')
+    try:
+        yield
+        store._do('COMMIT')
+    finally:
+        if store.db.in_transaction: store.db.execute('ROLLBACK')
+
 # %% ../nbs/03_generate.ipynb #store-write
 def begin_session(
     store:Store,  # where it is recorded
@@ -213,14 +227,9 @@ def add_completion(
 ):
     "Commit one completion, and the session's time with it"
     row = (json.dumps(request.asked()), *list(vars(completion).values())[:-1])
-    store._do('BEGIN IMMEDIATE')
-    try:
-        store._do(f'INSERT OR IGNORE INTO completions(key, session, {_COLUMNS}) VALUES({",".join("?" * 10)})',
-                  (completion.key, session, *row, content_hash(completion.key, *row)))
+    with _transaction(store):
+        store._do(_INSERT, (session, completion.key, *row, content_hash(completion.key, *row)))
         store._do('UPDATE sessions SET load_seconds = ?, seconds = ? WHERE id = ?', (load_seconds, seconds, session))
-        store._do('COMMIT')
-    finally:
-        if store.db.in_transaction: store.db.execute('ROLLBACK')
 
 # %% ../nbs/03_generate.ipynb #sessions
 def sessions(
@@ -232,6 +241,115 @@ def sessions(
         SELECT stage, model, engine, count(c.id), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
                coalesce(sum(cached_tokens), 0), load_seconds, s.seconds
         FROM sessions s LEFT JOIN completions c ON c.session = s.id GROUP BY s.id ORDER BY s.id''')]
+
+# %% ../nbs/03_generate.ipynb #contents
+def contents(
+    store:Store  # any store
+) -> list[dict]: # one row for each stage, model and engine
+    "What is in a store: sessions, rows, tokens written, and bytes of requests and texts"
+    names = 'stage', 'model', 'engine', 'sessions', 'rows', 'completion_tokens', 'bytes'
+    return [dict(zip(names, row)) for row in store._do('''
+        SELECT stage, model, engine, count(DISTINCT s.id), count(*), sum(completion_tokens), sum(length(CAST(request AS BLOB)) + length(CAST(text AS BLOB)))
+        FROM completions c LEFT JOIN sessions s ON c.session = s.id GROUP BY stage, model, engine ORDER BY min(c.id)''')]
+
+# %% ../nbs/03_generate.ipynb #rows
+def _rows(store:Store) -> Iterator[tuple]: # id, session, key and _COLUMNS
+    "All completions in the order they were committed, a thousand in memory at a time"
+    last = 0
+    while some := store._do(f'SELECT id, session, key, {_COLUMNS} FROM completions WHERE id > ? ORDER BY id LIMIT 1000', (last,)):
+        yield from some
+        last = some[-1][0]
+
+# %% ../nbs/03_generate.ipynb #export-store
+def export(
+    store:Store,  # any store
+    path:str|Path # the JSONL file to write
+) -> int:         # rows written
+    "Write all completions as JSON Lines, with their stage, model, engine and request; leaves out those that fail their digest"
+    path, written = Path(path).absolute(), 0
+    about = {id: dict(stage=stage, model=model, engine=engine) for id, stage, model, engine in store._do('SELECT id, stage, model, engine FROM sessions')}
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        with open(part, 'w') as file:
+            for _, session, key, request, *values, digest in _rows(store):
+                if content_hash(key, request, *values) != digest: continue
+                row = {'key': key, **about.get(session, {}), 'request': json.loads(request), **vars(Completion(*values, key=key))}
+                file.write(json.dumps(row, ensure_ascii=False) + '\n')
+                written += 1
+        os.replace(part, path)
+    finally: part.unlink(missing_ok=True)
+    return written
+
+# %% ../nbs/03_generate.ipynb #find-store
+def find_store(
+    path:str|Path # of a file that should be there
+) -> Path:        # the same
+    "The path of a store that exists; raises CgdError if it is none"
+    if not Path(path).is_file(): raise CgdError(f'{path}: no such store')
+    with open(path, 'rb') as file:
+        if file.read(16) != b'SQLite format 3\0': raise CgdError(f'{path}: not a store: stores are SQLite files')
+    return Path(path)
+
+# %% ../nbs/03_generate.ipynb #merge-sessions
+def _session_of(store:Store, what:list, load_seconds:float, seconds:float) -> int:
+    "The id here of a session that was begun elsewhere"
+    columns = 'stage, model, engine, identity, started'
+    known = store._do(f'SELECT id FROM sessions WHERE ({columns}) = (?, ?, ?, ?, ?)', tuple(what))
+    if not known: known = store._do(f'INSERT INTO sessions({columns}) VALUES(?, ?, ?, ?, ?) RETURNING id', tuple(what))
+    store._do('UPDATE sessions SET load_seconds = max(load_seconds, ?), seconds = max(seconds, ?) WHERE id = ?', (load_seconds, seconds, known[0][0]))
+    return known[0][0]
+
+# %% ../nbs/03_generate.ipynb #merge
+def merge(
+    store:Store,         # takes the rows in
+    shards:list[str|Path] # other stores; they stay as they are
+) -> list[dict]:         # one row a shard: rows added, rows known already, rows that failed their digest
+    "Put the completions of other stores into this one, each key once"
+    for path in map(find_store, shards):
+        if store.path.samefile(path): raise CgdError(f'{path}: cannot be merged into itself')
+    def take(path) -> dict:
+        before, lost, seen = len(store), 0, 0
+        with Store(path) as shard, _transaction(store):
+            here = {id: _session_of(store, what, load, seconds) for id, *what, load, seconds in shard._do('SELECT * FROM sessions')}
+            for _, session, key, *values, digest in _rows(shard):
+                seen += 1
+                if content_hash(key, *values) == digest: store._do(_INSERT, (here.get(session), key, *values, digest))
+                else: lost += 1
+        added = len(store) - before
+        return dict(shard=str(path), added=added, known=seen - lost - added, lost=lost)
+    return [take(path) for path in shards]
+
+# %% ../nbs/03_generate.ipynb #prune
+def _renumber(store:Store):
+    "Ids without holes, in the same order"
+    store._do('''UPDATE completions SET session = CASE WHEN session IN (SELECT id FROM sessions)
+                 THEN (SELECT count(*) FROM sessions WHERE sessions.id <= completions.session) END''')
+    for table in ('sessions', 'completions'):
+        for new, (old,) in enumerate(store._do(f'SELECT id FROM {table} ORDER BY id'), 1):
+            if new != old: store._do(f'UPDATE {table} SET id = ? WHERE id = ?', (new, old))   # never above `old`, so always free
+
+def prune(
+    store:Store,        # open nowhere else
+    stage:str|None=None, # delete what was made for this stage ...
+    model:str|None=None  # ... or by this model; both given: only where both hold
+) -> int:               # completions deleted
+    "Delete completions with their sessions, and give the room back"
+    if stage is None and model is None: raise CgdError('prune: name a stage or a model; to drop everything, delete the file')
+    where = 'stage = coalesce(?, stage) AND model = coalesce(?, model)'
+    if not store._do(f'SELECT 1 FROM sessions WHERE {where} LIMIT 1', (stage, model)):
+        here = store._do('SELECT DISTINCT stage, model FROM sessions')
+        raise CgdError(f'{store.path}: nothing with {stage=}, {model=}; it has {", ".join(f"{s} by {m}" for s, m in here) or "nothing at all"}')
+    before = len(store)
+    try:
+        fcntl.flock(store._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with _transaction(store):
+            store._do(f'DELETE FROM completions WHERE session IN (SELECT id FROM sessions WHERE {where})', (stage, model))
+            store._do(f'DELETE FROM sessions WHERE {where}', (stage, model))
+            _renumber(store)
+        for sql in ('VACUUM', 'PRAGMA wal_checkpoint(TRUNCATE)'): store._do(sql)
+    except BlockingIOError: raise CgdError(f'{store.path}: open in another process; stop that one first') from None
+    finally: fcntl.flock(store._lock, fcntl.LOCK_SH)
+    return before - len(store)
 
 # %% ../nbs/03_generate.ipynb #cache-folder
 def cache_folder() -> Path: # $CGD_CACHE, or ~/.cache/cgd
@@ -327,9 +445,10 @@ def _chat_template(folder:str) -> str|None:
 # %% ../nbs/03_generate.ipynb #chat-ids
 def chat_ids(
     tokenizer,    # of the model, from transformers
-    messages:list # chat turns
+    messages:list # chat turns, or token ids, which stay as they are
 ) -> list[int]:   # what the model reads, up to where its answer starts
     "Render a chat once; markers inside the messages are ordinary text"
+    if messages and isinstance(messages[0], int): return list(messages)
     markers = [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special]
     used = [m for m in markers if any(m in turn['content'] for turn in messages)]
     hidden = {m: f'\ue000{content_hash(m, messages)}\ue001' for m in used}
@@ -378,7 +497,8 @@ def resolve_dtype(
 
 # %% ../nbs/03_generate.ipynb #engine
 class Engine:
-    "A source of completions: subclasses give `identity`, `version`, `load` and `run`"
+    "A source of completions: subclasses give `identity`, `version`, `load` and `run`, and `scores` where they can"
+    gives_scores = False
     def __init__(self, spec:str, model:str, cfg:EngineConfig):
         self.spec, self.name, self.cfg, self.load_seconds = spec, model, cfg, None
     def __enter__(self): return self
@@ -392,7 +512,9 @@ class Engine:
         if self.load_seconds is None:
             self.load()
             self.load_seconds = load = time.perf_counter() - start
-        for completion in self.run(missing):
+        scored = {key: request for key, request in missing.items() if hasattr(request, 'completion')}
+        asked = {key: request for key, request in missing.items() if key not in scored}
+        for completion in chain(self.run(asked) if asked else (), self.scores(scored) if scored else ()):
             add_completion(store, session, missing[completion.key], completion, load, time.perf_counter() - start)
             rows, tokens = rows + 1, tokens + completion.completion_tokens
             tick(rows, tokens)
@@ -400,6 +522,7 @@ class Engine:
 # %% ../nbs/03_generate.ipynb #local-engine
 class LocalEngine(Engine):
     "A model in a folder: what vLLM and transformers share"
+    gives_scores = True
     def __init__(self, spec:str, model:str, cfg:EngineConfig):
         super().__init__(spec, model, cfg)
         self.folder = find_model(model)
@@ -440,19 +563,25 @@ class VllmEngine(LocalEngine):
 
     def run(self, missing:dict[str, Request]) -> Iterator[Completion]:
         "Completions as they finish"
-        engine, prompts, started = self.llm.llm_engine, self.prompts(missing), {}
+        def read(out, seconds:float) -> Completion:
+            new = out.outputs[0]
+            return Completion(new.text, new.finish_reason, len(out.prompt_token_ids), len(new.token_ids), out.num_cached_tokens or 0, seconds, out.request_id)
+        return self.steps(((key, ids, _vllm_params(request)) for key, request, ids in self.prompts(missing)), read)
+
+    def steps(self, work:Iterator[tuple], read:Callable) -> Iterator[Completion]:
+        "What `read` makes of each output as it finishes; `work` is of keys, token ids and vLLM's parameters"
+        engine, started = self.llm.llm_engine, {}
         try:
-            while (taken := list(islice(prompts, 512 - len(started)))) or started:
-                for key, request, ids in taken:
+            while (taken := list(islice(work, 512 - len(started)))) or started:
+                for key, ids, params in taken:
                     if isinstance(ids, Completion): yield ids; continue
-                    engine.add_request(key, {'prompt_token_ids': ids}, _vllm_params(request), lora_request=_lora(self.cfg.adapter))
+                    engine.add_request(key, {'prompt_token_ids': ids}, params, lora_request=_lora(self.cfg.adapter))
                     started[key] = time.perf_counter()
                 for out in engine.step() if started else ():
-                    if not out.finished: continue
-                    new, seconds = out.outputs[0], time.perf_counter() - started.pop(out.request_id)
-                    yield Completion(new.text, new.finish_reason, len(out.prompt_token_ids), len(new.token_ids),
-                                     out.num_cached_tokens or 0, seconds, out.request_id)
+                    if out.finished: yield read(out, time.perf_counter() - started.pop(out.request_id))
         finally: engine.abort_request(list(started))
+
+    def scores(self, missing:dict) -> Iterator[Completion]: return _vllm_scores(self, missing)
 
 # %% ../nbs/03_generate.ipynb #vllm-parts
 def _version(*packages:str) -> str:
@@ -504,6 +633,8 @@ class HfEngine(LocalEngine):
         if self.cfg.batch_size > 1: prompts.sort(key=lambda p: (alike(p), len(p[2])))
         for (temperature, *_), same in groupby(prompts, alike):
             while batch := list(islice(same, 1 if temperature else self.cfg.batch_size)): yield from _hf_generate(self, batch)
+
+    def scores(self, missing:dict) -> Iterator[Completion]: return _hf_scores(self, missing)
 
 # %% ../nbs/03_generate.ipynb #hf-batch
 def _hf_generate(engine:HfEngine, batch:list[tuple[str, Request, list[int]]]) -> Iterator[Completion]:
@@ -574,6 +705,7 @@ def _is_address(text:str) -> bool:
 async def _ask(client, engine:OpenAIEngine, key:str, request:Request) -> Completion:
     import openai
     start = time.perf_counter()
+    if any(isinstance(turn, int) for turn in request.messages): raise CgdError(f'{engine.spec}: {request.id}: an endpoint takes chat turns, not token ids')
     cap = 'max_completion_tokens' if 'api.openai.com' in engine.address else 'max_tokens'
     extra = dict(seed=request.seed) if request.temperature else {}
     for attempt in range(engine.cfg.max_retries + 1):
@@ -613,6 +745,7 @@ def _read_answer(came, key:str, seconds:float) -> Completion:
 # %% ../nbs/03_generate.ipynb #recorded-engine
 class RecordedEngine(Engine):
     "Replays a file of completions; its keys depend on messages and sampling, not on the machine"
+    gives_scores = True
     def __init__(self, spec:str, model:str, cfg:EngineConfig):
         super().__init__(spec, Path(model).stem if not cfg.live else cfg.live.partition(':')[2], cfg)
         self.file, self.recording = Path(model), os.environ.get('CGD_RECORD') == '1'
@@ -630,11 +763,12 @@ class RecordedEngine(Engine):
         "Completions from the file"
         unknown = [r for r in missing.values() if content_hash(r.asked()) not in self.rows]
         if unknown and self.recording: self._record(unknown)
-        elif unknown: raise CgdError(f'{self.file}: no recording of {unknown[0].id!r} ({unknown[0].messages[-1]["content"][:60]!r} ...), '
-                                     f'sample {unknown[0].sample}, and {len(unknown) - 1} more; `make record` asks the model again')
+        elif unknown: raise CgdError(f'{self.file}: no recording of {unknown[0].id!r} ({str(unknown[0].messages[-1])[:90]} ...), '
+                                     f'nor of {len(unknown) - 1} more; `make record` asks the model again')
         for key, request in missing.items():
             row = self.rows[content_hash(request.asked())]
             yield Completion(**{k: v for k, v in row.items() if k != 'asked'}, key=key)
+    scores = run   # a recorded score is a row like any other
 
     def _record(self, unknown:list[Request]):
         if not self.cfg.live: raise CgdError(f'{self.file}: to record, name an engine to ask: open_engine({self.spec!r}, live=...)')
@@ -657,6 +791,8 @@ def engine_env(
     return {k: os.environ.get(k, v) for k, v in env.items()}
 
 # %% ../nbs/03_generate.ipynb #serve
+def _request(row:dict): return (ScoreRequest if 'completion' in row else Request)(**row)
+
 def _serve(pipe, spec:str, options:dict, env:dict):
     "The child's side: take jobs until the pipe closes"
     set_up_child(env)
@@ -665,7 +801,7 @@ def _serve(pipe, spec:str, options:dict, env:dict):
             try: session, path, rows = pipe.recv()
             except EOFError: return
             try:
-                with Store(path) as store: engine.fill({key: Request(**row) for key, row in rows}, store, session, lambda rows, tokens: None)
+                with Store(path) as store: engine.fill({key: _request(row) for key, row in rows}, store, session, lambda rows, tokens: None)
                 pipe.send((CgdError, ''))
             except CgdError as e: pipe.send((CgdError, str(e)))
             except Exception as e:   # told to the parent, which raises it; the traceback is in the log
@@ -674,10 +810,12 @@ def _serve(pipe, spec:str, options:dict, env:dict):
 
 # %% ../nbs/03_generate.ipynb #worker
 class Worker(Engine):
-    "An engine in a process of its own, for as long as the `with` block lasts"
+    "A local engine in a process of its own, for as long as the `with` block lasts"
+    gives_scores = True
     def __init__(self, engine:Engine):
         super().__init__(engine.spec, engine.name, engine.cfg)
         self.identity, self.version, self.process = engine.identity, engine.version, None
+        self.folder, self.context = engine.folder, engine.context
 
     def fill(self, missing:dict[str, Request], store:Store, session:int, tick:Callable) -> None:
         "Send the work, watch the store, and raise what the child reports"
@@ -753,3 +891,107 @@ def complete(
             bar.update(len(missing) - bar.n)
         found |= store.get(list(missing))
     return [found[key] for key in keys]
+
+# %% ../nbs/03_generate.ipynb #score-request
+class Unsupported(CgdError):
+    "Asked of an engine that can't do it"
+
+@dataclasses.dataclass(frozen=True)
+class ScoreRequest:
+    "A completion whose probability is asked for"
+    id:str              # what it is for, e.g. a row id
+    messages:list       # chat turns before it, or the token ids of a prompt
+    completion:str|list # its text, or its token ids
+
+    def asked(self) -> dict:
+        "All that decides the score: everything but the id"
+        return dict(messages=self.messages, completion=self.completion)
+
+# %% ../nbs/03_generate.ipynb #score-result
+@dataclasses.dataclass(frozen=True)
+class Score:
+    "What a model makes of a given completion, token by token"
+    tokens:list[int]             # the completion's token ids
+    logprobs:list[float]         # of each token, given the prompt and the tokens before it; in nats
+    ranks:list[int]              # of each token among all tokens; 1 is what greedy decoding would choose
+    entropies:list[float]|None   # of the distribution each token was chosen from, in nats; None if the engine has not all logits
+    key:str=dataclasses.field(default='', repr=False) # its name in the store
+
+    @property
+    def logprob(self) -> float: return sum(self.logprobs)
+
+def _score_text(tokens:list, logprobs:list, ranks:list, entropies:list|None) -> str:
+    short = lambda values: values and [round(v, 6) for v in values]
+    return json.dumps(dict(tokens=tokens, logprobs=short(logprobs), ranks=ranks, entropies=short(entropies)), separators=(',', ':'))
+
+# %% ../nbs/03_generate.ipynb #score-pairs
+def _score_pairs(engine:LocalEngine, missing:dict[str, ScoreRequest]) -> Iterator[tuple[str, list[int]|Completion, list[int]]]:
+    "Keys with the token ids of prompt and completion; where these do not fit, an empty `too_long` one in the prompt's place"
+    for key, request in missing.items():
+        if not request.messages: raise CgdError(f'{request.id}: nothing stands before the completion; a first token has no probability without a prompt')
+        ids, tokens = chat_ids(engine.tokenizer, request.messages), request.completion
+        if isinstance(tokens, str): tokens = engine.tokenizer.encode(tokens.encode(errors='replace').decode(), add_special_tokens=False, split_special_tokens=True)
+        fits = len(ids) + len(tokens) < engine.context
+        yield key, ids if fits else Completion('', 'too_long', len(ids), len(tokens), key=key), tokens
+
+# %% ../nbs/03_generate.ipynb #vllm-scores
+def _vllm_scores(engine:VllmEngine, missing:dict[str, ScoreRequest]) -> Iterator[Completion]:
+    "Scores as they finish"
+    from vllm import SamplingParams
+    params, sizes = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False), {}
+    def work():
+        for key, ids, tokens in _score_pairs(engine, missing):
+            sizes[key] = len(tokens)
+            yield key, ids if isinstance(ids, Completion) else ids + tokens, params
+    def read(out, seconds:float) -> Completion:
+        size = sizes[out.request_id]
+        start = len(out.prompt_token_ids) - size
+        tokens = list(out.prompt_token_ids[start:])
+        own = [at[token] for at, token in zip(out.prompt_logprobs[start:], tokens)]
+        text = _score_text(tokens, [o.logprob for o in own], [o.rank for o in own], None)
+        return Completion(text, 'scored', start, size, out.num_cached_tokens or 0, seconds, out.request_id)
+    return engine.steps(work(), read)
+
+# %% ../nbs/03_generate.ipynb #hf-scores
+def _hf_scores(engine:HfEngine, missing:dict[str, ScoreRequest]) -> Iterator[Completion]:
+    "Scores as their batches finish"
+    pairs = []
+    for key, ids, tokens in _score_pairs(engine, missing):
+        if isinstance(ids, Completion): yield ids
+        else: pairs.append((key, ids, tokens))
+    if engine.cfg.batch_size > 1: pairs.sort(key=lambda p: len(p[1]) + len(p[2]))
+    batch, vocabulary = [], engine.lm.get_output_embeddings().weight.shape[0]
+    for pair in pairs:
+        longest = max(len(tokens) + 1 for *_, tokens in [*batch, pair])
+        if batch and (len(batch) == engine.cfg.batch_size or (len(batch) + 1) * longest * vocabulary > 2**28):
+            yield from _hf_score(engine, batch)
+            batch = []
+        batch.append(pair)
+    if batch: yield from _hf_score(engine, batch)
+
+# %% ../nbs/03_generate.ipynb #hf-score
+def _hf_score(engine:HfEngine, batch:list[tuple[str, list[int], list[int]]]) -> Iterator[Completion]:
+    "One batch of keys, prompts and completions, padded on the left so that all completions end together"
+    import torch
+    start, keep = time.perf_counter(), max(len(tokens) for *_, tokens in batch) + 1
+    inputs = engine.tokenizer.pad({'input_ids': [ids + tokens for _, ids, tokens in batch]}, return_tensors='pt').to(engine.lm.device)
+    places = (inputs['attention_mask'].cumsum(-1) - 1).clamp(min=0)
+    with torch.inference_mode():
+        logits = engine.lm(**inputs, position_ids=places, logits_to_keep=keep, use_cache=False).logits
+        for (key, ids, tokens), row in zip(batch, logits):
+            logp = row[keep - 1 - len(tokens):keep - 1].float().log_softmax(-1)   # the place before a token predicts it
+            own = logp.gather(-1, torch.tensor(tokens, dtype=torch.long, device=logp.device)[:, None])
+            ranks, entropies = (logp > own).sum(-1) + 1, torch.special.entr(logp.exp()).sum(-1)
+            text = _score_text(tokens, own[:, 0].tolist(), ranks.tolist(), entropies.tolist())
+            yield Completion(text, 'scored', len(ids), len(tokens), 0, time.perf_counter() - start, key)
+
+# %% ../nbs/03_generate.ipynb #score
+def score(
+    engine:Engine,               # vllm:, hf: or recorded:
+    requests:list[ScoreRequest], # in any order; equal ones are scored once
+    store:Store,                 # where scores are kept
+    stage:str='score'            # what the work is for, in the ledger and on the progress bar
+) -> list[Score|None]:           # one a request, in their order; None where prompt and completion do not fit the context
+    "Log-probabilities of given completions, computing only what the store does not have"
+    if not engine.gives_scores: raise Unsupported(f'{engine.spec}: its interface gives no scores of a given text; use hf:MODEL or vllm:MODEL')
+    return [Score(**json.loads(c.text), key=c.key) if c.finish_reason == 'scored' else None for c in complete(engine, requests, store, stage)]
