@@ -8,7 +8,7 @@ __all__ = ['TrainConfig', 'accumulation', 'choose_backend', 'torch_logprobs', 'l
 
 # %% ../nbs/07_train.ipynb #imports
 import csv, errno, importlib.metadata, importlib.util, io, json, math, os, shutil, sys, time
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal, TextIO
@@ -32,7 +32,7 @@ class TrainConfig(Config):
     batch_size:PositiveInt=16                          # pairs an update, over all devices
     device_batch_size:PositiveInt=8                    # pairs in memory at once
     max_length:PositiveInt=2048                        # tokens of a pair; drafts and critiques are shortened to fit
-    max_cut_share:float=Field(.01, ge=0, le=1)         # share of pairs that may be left out because their target is too long
+    max_cut_share:float=Field(.01, ge=0, le=1)         # share of pairs that may be left out: target too long, or not writable
     schedule:Literal['cosine', 'linear', 'constant']='cosine' # of the learning rate, after the warm-up
     warmup_share:float=Field(.1, ge=0, lt=1)           # share of the steps in which it rises
     weight_decay:NonNegativeFloat=0.                   # AdamW
@@ -56,15 +56,23 @@ def accumulation(
     return device, cfg.batch_size//(device*devices)
 
 # %% ../nbs/07_train.ipynb #choose-backend
+@contextmanager
+def _without_vllm():
+    "As if vLLM were not installed; a process that has imported it keeps it"
+    hidden = 'vllm' not in sys.modules
+    if hidden: sys.modules['vllm'] = None
+    try: yield
+    finally:
+        if hidden: sys.modules.pop('vllm', None)
+
 def choose_backend(
     cfg:TrainConfig # 'auto' takes unsloth if it can be imported
 ) -> tuple[str, str]: # 'unsloth' or 'trl', and why not unsloth (empty if it is)
     "Import the trainer's backend; raises CgdError if the one that was asked for cannot be"
     if cfg.backend == 'trl': return 'trl', 'backend=trl was asked for'
-    sys.modules.setdefault('vllm', None)
     try:
         if importlib.util.find_spec('unsloth') is None: raise ImportError('it is not installed')
-        with redirect_stdout(io.StringIO()): import unsloth  # noqa: it greets at length
+        with _without_vllm(), redirect_stdout(io.StringIO()): import unsloth  # noqa: it greets at length
         return 'unsloth', ''
     except (ImportError, NotImplementedError) as e:  # not installed, or no support for this hardware
         if cfg.backend == 'unsloth': raise CgdError(f'backend=unsloth: {e}; install unsloth, or take backend=trl') from None
@@ -235,11 +243,15 @@ def _check_hardware(cfg:TrainConfig, folder:str):
     if context and cfg.max_length > context: raise CgdError(f'max_length={cfg.max_length} is more than the {context} tokens of {folder}; lower it')
 
 # %% ../nbs/07_train.ipynb #run-trainer
-def _run(trainer, checkpoints:Path, made_from:str):
-    "Train to the end; a full disk is the user's to mend, and what was saved before stays"
+def _run(trainer, checkpoints:Path, made_from:str, cfg:TrainConfig):
+    "Train to the end; a full memory or disk is the user's to mend, and what was saved before stays"
     start = last_good(checkpoints, made_from)
     if start is None: shutil.rmtree(checkpoints, ignore_errors=True)
+    import torch
     try: trainer.train(resume_from_checkpoint=str(start) if start else None)
+    except torch.OutOfMemoryError as e:
+        raise CgdError(f'out of memory on the device: lower device_batch_size={cfg.device_batch_size} (batch_size, and so the result, stays), '
+                       f'or max_length={cfg.max_length}; started again, it goes on from the last whole checkpoint') from e
     except Exception as e:
         full = getattr(e, 'errno', None) == errno.ENOSPC or 'No space left' in str(e) or 'PytorchStreamWriter failed' in str(e)
         if full: raise CgdError(f'{checkpoints}: no space left on the disk; make room and start again, it goes on from the last whole checkpoint') from e
@@ -267,7 +279,7 @@ def fit(
     model = dict(unsloth=_load_unsloth, trl=_load_trl)[backend](folder, cfg)
     checkpoints = out.with_name(f'{out.name}.checkpoints')
     trainer = _trainer(model, tokenizer, encoded, cfg, checkpoints, _watch(cfg, made_from, screen))
-    _run(trainer, checkpoints, made_from)
+    _run(trainer, checkpoints, made_from, cfg)
     last = [h for h in trainer.state.log_history if 'loss' in h][-1]
     record = dict(view=pairs.name, base=Path(base).name if Path(base).exists() else base, base_fingerprint=base_print, config=cfg.model_dump(mode='json'),
                   backend=backend, why_not_unsloth=why, device=str(trainer.args.device), dtype=_dtype(cfg), versions=_versions(), pairs=len(encoded.rows),
@@ -303,9 +315,10 @@ def train(
 ) -> dict:                # the record that is in train.json too: seconds, tokens, backend, versions ...
     "Fine-tune in a process of its own; see `fit`"
     if not isinstance(pairs, Pairs): pairs = Pairs(Path(pairs).stem, read_table(pairs))
-    folder, out = find_model(base), Path(out).absolute()
+    find_model(base)   # fetched here, since the child is offline
+    out = Path(out).absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
-    return launch('cgd.train:_fit_in_child', pairs, cfg.model_dump(mode='json'), folder, str(out), progress, env=train_env())
+    return launch('cgd.train:_fit_in_child', pairs, cfg.model_dump(mode='json'), base, str(out), progress, env=train_env())
 
 # %% ../nbs/07_train.ipynb #merge
 def _merge(folder:str, adapter:str, out:str):
