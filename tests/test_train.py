@@ -1,5 +1,6 @@
 "What a notebook cannot show well: training killed in mid-run goes on as if nothing had happened, and both backends learn the same"
 import os, random, signal, subprocess, sys, time
+from importlib.util import find_spec
 
 import pytest
 
@@ -68,7 +69,7 @@ def test_learns(whole):
     assert sum(losses[-4:]) < .97*sum(losses[:4])   # embeddings are random and frozen, so it cannot fall far
 
 def test_backends_agree(student, tmp_path):
-    pytest.importorskip('importlib.metadata').version('unsloth')
+    if not find_spec('unsloth'): pytest.skip('Unsloth is not installed')
     losses = {}
     for backend in ('trl', 'unsloth'):
         record = train(sums(16), CFG.model_copy(update=dict(backend=backend, lora_dropout=0.)), student, tmp_path/backend, progress=False)
@@ -76,6 +77,15 @@ def test_backends_agree(student, tmp_path):
         losses[backend] = [r['loss'] for r in read_losses(tmp_path/backend)]
     assert len(losses['trl']) == 20
     assert max(abs(a/b - 1) for a, b in zip(losses['trl'], losses['unsloth'])) < .02
+
+def test_vllm_is_there_again():
+    "Unsloth is imported as if vLLM were missing, in the caller's own process; afterwards vLLM can be found"
+    if not find_spec('unsloth'): pytest.skip('Unsloth is not installed')
+    code = ("import sys\nfrom importlib.util import find_spec\nfrom cgd.train import TrainConfig, choose_backend\nbefore = find_spec('vllm')\n"
+            "assert choose_backend(TrainConfig(backend='unsloth')) == ('unsloth', '') and 'unsloth' in sys.modules\n"
+            "assert 'vllm' not in sys.modules and (find_spec('vllm') is None) == (before is None)")
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 def test_nan_stops(student, tmp_path):
     with pytest.raises(CgdError, match='lower lr'):
