@@ -119,9 +119,9 @@ def fitting(
     traces:list[dict] # drafts
 ) -> list[dict]:      # those whose prompt fitted the student's context
     "Leave out what the student could not read; raises CgdError if that is everything"
-    fit = [t for t in traces if t['draft_finish'] != 'too_long']
     for t in traces:
-        if t not in fit: print(f'left out: {t["problem_id"]}: its prompt is longer than the context of {t["student"]}', file=sys.stderr)
+        if t['draft_finish'] == 'too_long': print(f'left out: {t["problem_id"]}: its prompt is longer than the context of {t["student"]}', file=sys.stderr)
+    fit = [t for t in traces if t['draft_finish'] != 'too_long']
     if not fit: raise CgdError('no prompt fits the context of the student; use one with a longer context')
     return fit
 
