@@ -387,6 +387,25 @@ def _fault(text:str, equations:list, known:set, steps:list[Step], reached:set) -
     numbers = numbers_in(text)
     return 'unsupported' if not numbers <= known or numbers and _SO.match(text) and not numbers & results else ''
 
+# %% ../nbs/05_teacher.ipynb #kept
+def _last_step(draft:str, sentences:list) -> str:
+    with_step = [s for s in sentences if read_equations(draft[slice(*s)])]
+    return draft[slice(*(with_step or sentences or [(0, 0)])[-1])]
+
+def _until_repeat(draft:str, sentences:list) -> str:
+    "The draft up to where it begins to say the same again, as small models do"
+    seen = set()
+    for a, b in sentences:
+        if (text := draft[a:b].strip()) in seen: return draft[:a]
+        seen.add(text)
+    return draft
+
+def _without_labels(draft:str, sentences:list) -> str:
+    "The draft up to its last sentence that is not a mere heading or an answer given before its time"
+    while sentences and re.search(r':\W*$|^\W*\d*\W*$|^\W*(?:the )?(?:final )?answer\b', draft[slice(*sentences[-1])], re.I) \
+            and not read_equations(draft[slice(*sentences[-1])]): sentences = sentences[:-1]
+    return draft[:sentences[-1][1]] if sentences else ''
+
 # %% ../nbs/05_teacher.ipynb #diagnose
 def _walk(draft:str, known:set, steps:list[Step], arithmetic_only:bool) -> tuple[str, list, list]:
     "The first fault ('' if none), the sentences before and with it, and the steps reached after each"
@@ -422,24 +441,6 @@ def diagnose(
         at = sentences[-1 if kind == 'conclusion' else end - 1] if end else (sentences or [(0, 0)])[-1]
     kept = _without_labels(draft, sentences[:end])
     return Diagnosis(kind, draft[slice(*at)], kept, tuple(s for i, s in enumerate(steps) if i not in reached[end]), answered)
-
-def _last_step(draft:str, sentences:list) -> str:
-    with_step = [s for s in sentences if read_equations(draft[slice(*s)])]
-    return draft[slice(*(with_step or sentences or [(0, 0)])[-1])]
-
-def _until_repeat(draft:str, sentences:list) -> str:
-    "The draft up to where it begins to say the same again, as small models do"
-    seen = set()
-    for a, b in sentences:
-        if (text := draft[a:b].strip()) in seen: return draft[:a]
-        seen.add(text)
-    return draft
-
-def _without_labels(draft:str, sentences:list) -> str:
-    "The draft up to its last sentence that is not a mere heading or an answer given before its time"
-    while sentences and re.search(r':\W*$|^\W*\d*\W*$|^\W*(?:the )?(?:final )?answer\b', draft[slice(*sentences[-1])], re.I) \
-            and not read_equations(draft[slice(*sentences[-1])]): sentences = sentences[:-1]
-    return draft[:sentences[-1][1]] if sentences else ''
 
 # %% ../nbs/05_teacher.ipynb #critique-words
 _SAYS = dict(
