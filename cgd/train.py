@@ -37,12 +37,16 @@ class TrainConfig(Config):
     warmup_share:float=Field(.1, ge=0, lt=1)           # share of the steps in which it rises
     weight_decay:NonNegativeFloat=0.                   # AdamW
     max_grad_norm:PositiveFloat=1.                     # longer gradients are scaled down
+    batching:Literal['auto', 'padded', 'padding_free', 'packed']='auto' # how pairs share memory (see below); packed: batch_size counts packs of max_length tokens
     order:Literal['grouped', 'random', 'given']='grouped' # grouped: pairs of like length share a batch; given: as the view has them
     dtype:Literal['auto', 'float32', 'bfloat16', 'float16']='auto' # auto: what the hardware is fast at
     gradient_checkpointing:bool|None=None              # less memory, more time; by default on a GPU
     save_steps:PositiveInt=50                          # steps between checkpoints
+    eval_steps:PositiveInt|None=None                   # steps between looks at the validation set, if there is one; by default at every checkpoint
+    keep:Literal['last', 'best']='last'                # which checkpoint is the result; best: of the lowest loss on the validation set
     seed:int=0                                         # of adapter, order and dropout
-    report_to:str='none'                               # 'tensorboard', 'wandb', 'trackio'
+    report_to:str='none'                               # 'tensorboard', 'wandb' or 'trackio'; several with commas
+    push_to_hub:str=''                                 # repository (user/name) on the Hub that the result is sent to
 
 # %% ../nbs/07_train.ipynb #accumulation
 def accumulation(
