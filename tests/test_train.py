@@ -1,11 +1,12 @@
 "What a notebook cannot show well: training killed in mid-run goes on as if nothing had happened, and both backends learn the same"
-import os, random, signal, subprocess, sys, time
+import json, os, random, signal, subprocess, sys, threading, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 
 import pytest
 
-from cgd.core import CgdError
-from cgd.train import TrainConfig, merge, read_losses, train
+from cgd.core import CgdError, checksum
+from cgd.train import TrainConfig, fit, merge, read_losses, train
 from cgd.views import Pairs, make_pair
 
 CFG = TrainConfig(epochs=5, batch_size=4, device_batch_size=2, save_steps=2, lr=2e-2, lora_dropout=.1)  # 20 steps; dropout tests the random state
@@ -70,12 +71,12 @@ def test_learns(whole):
 
 def test_backends_agree(student, tmp_path):
     if not find_spec('unsloth'): pytest.skip('Unsloth is not installed')
-    losses = {}
+    losses, held = {}, Pairs('sft', [make_pair('sft', dict(problem=f'What is {i} times 2?'), f'{2*i}.', f'v{i}') for i in range(3)])
     for backend in ('trl', 'unsloth'):
-        record = train(sums(16), CFG.model_copy(update=dict(backend=backend, lora_dropout=0.)), student, tmp_path/backend, progress=False)
+        record = train(sums(16), CFG.model_copy(update=dict(backend=backend, lora_dropout=0., save_steps=10, keep='best')), student, tmp_path/backend, progress=False, validation=held)
         assert record['backend'] == backend
-        losses[backend] = [r['loss'] for r in read_losses(tmp_path/backend)]
-    assert len(losses['trl']) == 20
+        losses[backend] = [r['loss'] for r in read_losses(tmp_path/backend) + read_losses(tmp_path/backend, validation=True)]
+    assert len(losses['trl']) == len(losses['unsloth']) == 22   # 20 steps, and 2 looks at the validation set
     assert max(abs(a/b - 1) for a, b in zip(losses['trl'], losses['unsloth'])) < .02
 
 def test_vllm_is_there_again():
@@ -91,6 +92,54 @@ def test_nan_stops(student, tmp_path):
     with pytest.raises(CgdError, match='lower lr'):
         train(sums(16), TrainConfig(backend='trl', lr=1e30, batch_size=4, max_grad_norm=1e30, epochs=5, warmup_share=0., save_steps=1), student, tmp_path/'nan', progress=False)
     assert not (tmp_path/'nan').exists()
+    assert list((tmp_path/'nan.checkpoints').glob('.checkpoint-*.made.json'))   # the checkpoint from before is there
+
+def test_empty_view(student, whole):
+    "What was trained before stays"
+    before = checksum(whole[0])
+    with pytest.raises(CgdError, match='no pairs to train on; left out: .*critique cut off'):
+        fit(Pairs('cgd', [], {'critique cut off': 3}), TrainConfig(backend='trl'), student, whole[0])
+    assert checksum(whole[0]) == before
+
+def test_missing_logger(student, tmp_path):
+    missing = [name for name in ('tensorboard', 'wandb', 'trackio') if not find_spec(name)]
+    if not missing: pytest.skip('all loggers are installed')
+    with pytest.raises(CgdError, match=f'pip install {missing[0]}'): fit(sums(4), TrainConfig(report_to=missing[0]), student, tmp_path/'out')
+
+class Hub(BaseHTTPRequestHandler):
+    "As much of the Hub as a push needs: it keeps what it is sent"
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers['content-length'] or 0))
+        self.server.seen.append((self.path, self.headers.get('authorization'), body))
+        here = f"http://{self.headers['host']}/me/tuned"
+        if self.path.endswith('/preupload/main'): answer = dict(files=[dict(path=f['path'], uploadMode='regular', shouldIgnore=False) for f in json.loads(body)['files']])
+        elif self.path.endswith('/commit/main'): answer = dict(success=True, commitOid='0'*40, commitUrl=f'{here}/commit/{"0"*40}')
+        else: answer = dict(url=here, id='me/tuned', name='me/tuned')
+        self.reply(answer)
+    def do_GET(self): self.reply(dict(id='me/tuned', siblings=[]))
+    def reply(self, answer):
+        data = json.dumps(answer).encode()
+        self.send_response(200)
+        for k, v in {'content-type': 'application/json', 'content-length': str(len(data))}.items(): self.send_header(k, v)
+        self.end_headers(); self.wfile.write(data)
+    def log_message(self, *args): pass
+
+def test_push_to_hub(student, tmp_path, monkeypatch):
+    cfg = TrainConfig(backend='trl', epochs=1, batch_size=4, push_to_hub='me/tuned')
+    for name in ('HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN'): monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('HF_HOME', str(tmp_path/'hf')); monkeypatch.setenv('HF_HUB_OFFLINE', '0')
+    with pytest.raises(CgdError, match='push_to_hub=me/tuned: no token; run `hf auth login`'): train(sums(4), cfg, student, tmp_path/'out', progress=False)
+    assert not list(tmp_path.glob('out.checkpoints'))          # told at the start
+    with ThreadingHTTPServer(('127.0.0.1', 0), Hub) as hub:
+        hub.seen = []
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        monkeypatch.setenv('HF_ENDPOINT', f'http://127.0.0.1:{hub.server_port}'); monkeypatch.setenv('HF_TOKEN', 'hf_secret')
+        train(sums(4), cfg, student, tmp_path/'out', progress=False)
+        hub.shutdown()
+    assert 'create' in hub.seen[0][0] and {token for _, token, _ in hub.seen} == {'Bearer hf_secret'}
+    lines = [json.loads(l) for path, _, body in hub.seen if path.endswith('/commit/main') for l in body.splitlines()]
+    assert {l['value']['path'] for l in lines if l['key'] == 'file'} == {f.name for f in (tmp_path/'out').iterdir()}   # all, and nothing else
+    assert not any(b'hf_secret' in f.read_bytes() for f in tmp_path.rglob('*') if f.is_file())
 
 def test_target_longer_than_context(student, tmp_path):
     long = Pairs('sft', [make_pair('sft', dict(problem='?'), 'one '*3000, 'long')])
