@@ -305,7 +305,7 @@ def _trainer(model, tokenizer, encoded:Encoded, held_out:Encoded|None, cfg:Train
     if batching != 'padded':
         if not trainer.data_collator.padding_free: raise CgdError(f'batching={batching}: the backend has turned it off; take batching=padded')
         longest = max(encoded.rows, key=lambda r: len(r['input_ids']))
-        if (moved := crosstalk(trainer.model, trainer.data_collator, longest, encoded.rows[-1])) > 1e-4:
+        if (moved := crosstalk(trainer.model, trainer.data_collator, longest, encoded.rows[-1])) > 1e-6:
             raise CgdError(f'batching={batching}: with this model and attention, pairs see those before them (a loss moves by {moved:.2g}); take batching=padded')
     return trainer
 
@@ -417,6 +417,13 @@ def _check(pairs:Pairs, cfg:TrainConfig, folder:str, validation:Pairs|None):
     if cfg.save_steps % (cfg.eval_steps or cfg.save_steps): raise CgdError(f'save_steps={cfg.save_steps} is no multiple of eval_steps={cfg.eval_steps}, so that keep=best could not keep what it finds; change one of them')
 
 # %% ../nbs/07_train.ipynb #run-trainer
+_NO_ROOM = 'No space left', 'File too large', 'PytorchStreamWriter failed', 'iostream error'
+
+def _no_room(e:BaseException|None) -> bool:
+    "Whether an exception, or the one that it came from, is of a full disk: Rust and C++ raise kinds of their own"
+    if e is None: return False
+    return getattr(e, 'errno', None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(s in str(e) for s in _NO_ROOM) or _no_room(e.__context__)
+
 @contextmanager
 def _told(cfg:TrainConfig, checkpoints:Path):
     "Turn what a full memory or disk raises into its cure"
@@ -425,9 +432,8 @@ def _told(cfg:TrainConfig, checkpoints:Path):
     except torch.OutOfMemoryError as e:
         raise CgdError(f'out of memory on the device: lower device_batch_size={cfg.device_batch_size} (batch_size, and so the result, stays), '
                        f'or max_length={cfg.max_length}; started again, it goes on from the last whole checkpoint') from e
-    except Exception as e:   # Rust and C++ raise kinds of their own
-        full = getattr(e, 'errno', None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(s in str(e) for s in ('No space left', 'File too large', 'PytorchStreamWriter failed'))
-        if full: raise CgdError(f'{checkpoints}: no space left on the disk; make room and start again, it goes on from the last whole checkpoint') from e
+    except Exception as e:
+        if _no_room(e): raise CgdError(f'{checkpoints}: no space left on the disk; make room and start again, it goes on from the last whole checkpoint') from e
         raise
 
 def _run(trainer, checkpoints:Path, made_from:str, cfg:TrainConfig):
