@@ -18,8 +18,10 @@ import seaborn as sns
 METHODS = {'base': 'untrained student', 'sft': 'SFT (data\'s own solution)', 'dsft': 'Distilled SFT (teacher\'s answer)',
            'dsft_refined': 'Distilled SFT (x → ŷ)', 'cft': 'CFT (x, y′ → c)', 'cgd': 'CGD (x, y′, c → ŷ)', 'no_critique': 'no critique (x, y′ → ŷ)',
            'cgd_no_draft': 'CGD without the draft (x, c → ŷ)', 'cgd_shuffled': 'CGD, another problem\'s critique', 'cgd_generic': 'CGD, generic critique',
-           'cgd_wrong': 'CGD, wrong critique'}
-_PALETTE = dict(zip(METHODS, ['#949494', '#0173b2', '#56b4e9', '#029e73', '#de8f05', '#d55e00', '#cc78bc', '#f5a582', '#ca9161', '#8c3b00', '#5a1a00']))
+           'cgd_wrong': 'CGD, wrong critique', 'self': 'own refinement, if right (x → ŷ)', 'cgd_self': 'CGD with itself as teacher',
+           'cgd+dsft_refined': 'CGD and x → ŷ, mixed', 'cgd-to-dsft_refined': 'CGD annealed to x → ŷ'}
+_PALETTE = dict(zip(METHODS, ['#949494', '#0173b2', '#56b4e9', '#029e73', '#de8f05', '#d55e00', '#cc78bc', '#f5a582', '#ca9161', '#8c3b00', '#5a1a00',
+                              '#b5bd00', '#6a51a3', '#111d6c', '#fbafe4']))
 
 def method_label(method:str) -> str: # the name itself if it is not one of ours
     "What a figure calls a method"

@@ -471,6 +471,7 @@ class EngineConfig(Config):
     dtype:Literal['auto', 'bfloat16', 'float16', 'float32']='auto' # auto: bfloat16 where the hardware has it, else float16 on a GPU and float32 on a CPU
     max_model_len:PositiveInt|None=None # context: prompt and completion together; the model's own if not given
     adapter:str|None=None               # folder of a LoRA adapter to apply (on CPU, merge it instead, since it slows vLLM down)
+    adapters:tuple[str, ...]=()         # folders of more adapters, to change to without loading the model again
     quantization:str|None=None          # vLLM: 'fp8', 'awq', ...
     batch_size:PositiveInt=16           # transformers: prompts a batch; 1 in float32 is reproducible to the bit
     tensor_parallel_size:PositiveInt=1  # vLLM: GPUs that share each layer
@@ -526,8 +527,11 @@ class LocalEngine(Engine):
     def __init__(self, spec:str, model:str, cfg:EngineConfig):
         super().__init__(spec, model, cfg)
         self.folder = find_model(model)
-        if cfg.adapter and not Path(cfg.adapter, 'adapter_config.json').is_file(): raise CgdError(f'{cfg.adapter}: not an adapter folder: it has no adapter_config.json')
+        self.adapters = tuple(dict.fromkeys([*([cfg.adapter] if cfg.adapter else []), *cfg.adapters]))
+        for adapter in self.adapters:
+            if not Path(adapter, 'adapter_config.json').is_file(): raise CgdError(f'{adapter}: not an adapter folder: it has no adapter_config.json')
         if os.path.isdir(Path(model).expanduser()): self.name = f'{Path(self.folder).name}-{fingerprint(self.folder)[:8]}'
+        self.base_name = self.name
         template = _chat_template(self.folder)
         if not template: raise CgdError(f'{model}: has no chat template; add a chat_template.jinja to its folder, or use an instruct model')
         own = json.loads(Path(self.folder, 'config.json').read_text())
@@ -535,7 +539,14 @@ class LocalEngine(Engine):
         if not self.context: raise CgdError(f'{model}: its config.json does not say how long a context it takes; set max_model_len')
         self.dtype = resolve_dtype(cfg.dtype)
         self.identity = dict(kind=spec.partition(':')[0], model=fingerprint(self.folder), template=content_hash(template), dtype=self.dtype,
-                             context=self.context, adapter=cfg.adapter and fingerprint(cfg.adapter), quantization=cfg.quantization)
+                             context=self.context, quantization=cfg.quantization)
+        self.set_adapter(cfg.adapter)
+
+    def set_adapter(self, adapter:str|None):
+        "Use another adapter from now on, or none; raises CgdError for one that the engine was not opened with"
+        if adapter and adapter not in self.adapters: raise CgdError(f'{adapter}: open the engine with it among `adapters`; it has {", ".join(self.adapters) or "none"}')
+        self.adapter, self.identity = adapter, self.identity | dict(adapter=adapter and fingerprint(adapter))
+        self.name = f'{self.base_name}+{Path(adapter).name}-{self.identity["adapter"][:8]}' if adapter else self.base_name
 
     def prompts(self, missing:dict[str, Request]) -> Iterator[tuple[str, Request, list[int]|Completion]]:
         "Each request with its token ids, or with the empty completion of a prompt that does not fit"
@@ -558,7 +569,7 @@ class VllmEngine(LocalEngine):
         self.llm = LLM(self.folder, dtype=self.dtype, max_model_len=self.context, seed=0, enable_prefix_caching=True, disable_log_stats=True,
                        enforce_eager=not gpu if cfg.enforce_eager is None else cfg.enforce_eager, quantization=cfg.quantization,
                        tensor_parallel_size=cfg.tensor_parallel_size, pipeline_parallel_size=cfg.pipeline_parallel_size,
-                       enable_lora=bool(cfg.adapter), max_lora_rank=_rank(cfg.adapter),
+                       enable_lora=bool(self.adapters), max_lora_rank=max(map(_rank, self.adapters), default=16),
                        **(dict(gpu_memory_utilization=cfg.gpu_memory_utilization) if gpu else {}))
 
     def run(self, missing:dict[str, Request]) -> Iterator[Completion]:
@@ -570,18 +581,22 @@ class VllmEngine(LocalEngine):
 
     def steps(self, work:Iterator[tuple], read:Callable) -> Iterator[Completion]:
         "What `read` makes of each output as it finishes; `work` is of keys, token ids and vLLM's parameters"
-        engine, started = self.llm.llm_engine, {}
+        engine, started, adapter = self.llm.llm_engine, {}, self._lora()
         try:
             while (taken := list(islice(work, 512 - len(started)))) or started:
                 for key, ids, params in taken:
                     if isinstance(ids, Completion): yield ids; continue
-                    engine.add_request(key, {'prompt_token_ids': ids}, params, lora_request=_lora(self.cfg.adapter))
+                    engine.add_request(key, {'prompt_token_ids': ids}, params, lora_request=adapter)
                     started[key] = time.perf_counter()
                 for out in engine.step() if started else ():
                     if out.finished: yield read(out, time.perf_counter() - started.pop(out.request_id))
         finally: engine.abort_request(list(started))
 
     def scores(self, missing:dict) -> Iterator[Completion]: return _vllm_scores(self, missing)
+
+    def _lora(self):
+        from vllm.lora.request import LoRARequest
+        return LoRARequest(self.name, self.adapters.index(self.adapter) + 1, str(Path(self.adapter).absolute())) if self.adapter else None
 
 # %% ../nbs/03_generate.ipynb #vllm-parts
 def _version(*packages:str) -> str:
@@ -594,14 +609,9 @@ def _vllm_params(request:Request):
     return SamplingParams(temperature=request.temperature, top_p=request.top_p, max_tokens=request.max_new_tokens,
                           stop=list(request.stop), seed=request.seed if request.temperature else None)
 
-def _lora(adapter:str|None):
-    if not adapter: return None
-    from vllm.lora.request import LoRARequest
-    return LoRARequest(Path(adapter).name, 1, str(Path(adapter).absolute()))
-
-def _rank(adapter:str|None) -> int:
+def _rank(adapter:str) -> int:
     "The room that vLLM keeps for an adapter, which it takes in these sizes only"
-    rank = json.loads(Path(adapter, 'adapter_config.json').read_text())['r'] if adapter else 16
+    rank = json.loads(Path(adapter, 'adapter_config.json').read_text())['r']
     size = next((s for s in (1, 8, 16, 32, 64, 128, 256, 320, 512) if s >= rank), None)
     if not size: raise CgdError(f'{adapter}: rank {rank} is more than the 512 that vLLM takes; merge it into the model')
     return size
@@ -618,13 +628,12 @@ class HfEngine(LocalEngine):
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, padding_side='left')
         if self.tokenizer.pad_token is None: self.tokenizer.pad_token = self.tokenizer.eos_token
         self.lm = transformers.AutoModelForCausalLM.from_pretrained(self.folder, dtype=getattr(torch, self.dtype))
-        if self.cfg.adapter:
-            from peft import PeftModel
-            self.lm = PeftModel.from_pretrained(self.lm, self.cfg.adapter)
+        for adapter in self.adapters: self.lm.load_adapter(str(Path(adapter).absolute()), adapter_name=fingerprint(adapter))
         self.lm.eval().to('cuda' if torch.cuda.is_available() else 'cpu')
 
     def run(self, missing:dict[str, Request]) -> Iterator[Completion]:
         "Completions as their batches finish"
+        self._wear()
         prompts = []
         for key, request, ids in self.prompts(missing):
             if isinstance(ids, Completion): yield ids
@@ -634,7 +643,13 @@ class HfEngine(LocalEngine):
         for (temperature, *_), same in groupby(prompts, alike):
             while batch := list(islice(same, 1 if temperature else self.cfg.batch_size)): yield from _hf_generate(self, batch)
 
-    def scores(self, missing:dict) -> Iterator[Completion]: return _hf_scores(self, missing)
+    def scores(self, missing:dict) -> Iterator[Completion]:
+        self._wear()
+        return _hf_scores(self, missing)
+
+    def _wear(self):
+        if self.adapter: self.lm.enable_adapters(); self.lm.set_adapter(self.identity['adapter'])
+        elif self.adapters: self.lm.disable_adapters()
 
 # %% ../nbs/03_generate.ipynb #hf-batch
 def _hf_generate(engine:HfEngine, batch:list[tuple[str, Request, list[int]]]) -> Iterator[Completion]:
@@ -798,9 +813,10 @@ def _serve(pipe, spec:str, options:dict, env:dict):
     set_up_child(env)
     with open_engine(spec, **options, in_process=True) as engine:
         while True:
-            try: session, path, rows = pipe.recv()
+            try: session, path, rows, adapter = pipe.recv()
             except EOFError: return
             try:
+                engine.set_adapter(adapter)
                 with Store(path) as store: engine.fill({key: _request(row) for key, row in rows}, store, session, lambda rows, tokens: None)
                 pipe.send((CgdError, ''))
             except CgdError as e: pipe.send((CgdError, str(e)))
@@ -814,15 +830,21 @@ class Worker(Engine):
     gives_scores = True
     def __init__(self, engine:Engine):
         super().__init__(engine.spec, engine.name, engine.cfg)
-        self.identity, self.version, self.process = engine.identity, engine.version, None
+        self.engine, self.version, self.process = engine, engine.version, None
         self.folder, self.context = engine.folder, engine.context
+        self.set_adapter(engine.adapter)
+
+    def set_adapter(self, adapter:str|None):
+        "See `LocalEngine.set_adapter`; the process stays, and the model in it"
+        self.engine.set_adapter(adapter)
+        self.name, self.identity = self.engine.name, self.engine.identity
 
     def fill(self, missing:dict[str, Request], store:Store, session:int, tick:Callable) -> None:
         "Send the work, watch the store, and raise what the child reports"
         log = f'{store.path}.log'
         if not self.process: self._start(log)
         try:
-            self.pipe.send((session, str(store.path), [(key, vars(r)) for key, r in missing.items()]))
+            self.pipe.send((session, str(store.path), [(key, vars(r)) for key, r in missing.items()], self.engine.adapter))
             while not self.pipe.poll(.3):
                 tick(*store._do('SELECT count(*), coalesce(sum(completion_tokens), 0) FROM completions WHERE session = ?', (session,))[0])
             kind, fault = self.pipe.recv()
@@ -883,7 +905,7 @@ def complete(
     missing = {key: request for key, request in zip(keys, requests) if key not in found}
     if missing:
         session, start = begin_session(store, stage, engine.name, engine.version, engine.identity), time.perf_counter()
-        with tqdm(total=len(missing), desc=stage, unit=' rows', disable=None) as bar:   # only on a terminal
+        with tqdm(total=len(missing), desc=stage, unit=' rows', disable=None, leave=None) as bar:   # only on a terminal; gone when it stood below another
             def tick(rows:int, tokens:int):
                 bar.set_postfix_str(f'{tokens / (time.perf_counter() - start):.0f} tokens/s', refresh=False)
                 bar.update(rows - bar.n)

@@ -6,8 +6,8 @@
 __all__ = ['PRESETS', 'parse_verdict', 'split_sentences', 'Equation', 'read_equations', 'Step', 'read_steps', 'numbers_in',
            'Diagnosis', 'diagnose', 'topic', 'critique_text', 'refinement_text', 'Preset', 'load_preset',
            'preset_label', 'fence', 'fill', 'critique_messages', 'refine_messages', 'TeacherConfig', 'ReferenceTeacher',
-           'reference_critiques', 'LMTeacher', 'open_teacher', 'critique', 'refine', 'direct', 'share_out',
-           'verdict_counts']
+           'reference_critiques', 'LMTeacher', 'ignored_settings', 'own_settings', 'open_teacher', 'critique', 'refine',
+           'teach', 'direct', 'share_out', 'verdict_counts']
 
 # %% ../nbs/05_teacher.ipynb #imports
 import itertools, re, unicodedata
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, PositiveInt
+from tqdm import tqdm
 
 from .core import CgdError, Config, content_hash, derive_seed
 from .generate import Completion, Engine, SampleConfig, Store, complete, open_engine, sample_requests
@@ -597,6 +598,7 @@ class TeacherConfig(Config):
     with_reference:bool=False       # LM teacher: it sees the gold solution (or answer)
     max_new_tokens:PositiveInt=512  # LM teacher: cap on each text
     temperature:float=Field(0., ge=0, allow_inf_nan=False) # LM teacher: 0 is greedy
+    rows_at_once:PositiveInt|None=None # LM teacher, chained: rows it critiques before it refines them, few enough for the engine's cache; by default 512 on a GPU, else 64
     detail:Literal['withheld', 'exact', 'vague', 'irrelevant']='withheld' # reference teacher: what a critique says
     wrong_rate:float=Field(0., ge=0, le=1) # reference teacher: share of critiques turned into their contrary
     seed:int=0                      # for whatever is drawn
@@ -614,6 +616,8 @@ class ReferenceTeacher:
         self.cfg = cfg
         lots = f'-seed{cfg.seed}' if cfg.seed and (cfg.wrong_rate or cfg.detail == 'irrelevant') else ''
         self.preset = cfg.detail + (f'-wrong{cfg.wrong_rate:g}' if cfg.wrong_rate else '') + lots
+
+    def rows_at_once(self) -> None: return None
 
     def critique(self, rows:list[dict], store=None) -> list[Completion]:
         "A critique of each draft"
@@ -669,6 +673,12 @@ class LMTeacher:
         self.preset = preset_label(self.ask) + ('+reference' if cfg.with_reference else '')
         self.drawn = SampleConfig(temperature=cfg.temperature, max_new_tokens=cfg.max_new_tokens, seed=cfg.seed)
 
+    def rows_at_once(self) -> int|None: # None: all
+        "How many rows go from draft to refinement together, so that a conversation is still in the engine's cache when it goes on"
+        if self.cfg.rows_at_once or not self.ask.chained: return self.cfg.rows_at_once
+        import torch
+        return 512 if torch.cuda.is_available() else 64
+
     def critique(self, rows:list[dict], store:Store) -> list[Completion]:
         "A critique of each draft"
         return self._complete(rows, store, 'critique', lambda row: critique_messages(self.ask, row, self._reference(row)))
@@ -690,6 +700,22 @@ class LMTeacher:
         return complete(self.engine, [sample_requests(row['row_id'], messages(row), self.drawn)[0] for row in rows], store, stage)
 
 # %% ../nbs/05_teacher.ipynb #open-teacher
+_LM_ONLY, _REFERENCE_ONLY = ('preset', 'with_reference', 'max_new_tokens', 'temperature', 'rows_at_once'), ('detail', 'wrong_rate')
+
+def ignored_settings(
+    spec:str,         # a teacher's name
+    cfg:TeacherConfig # how it is to teach
+) -> list[str]:       # names of fields
+    "What is set, but for the other kind of teacher"
+    return [f for f in (_LM_ONLY if spec == 'reference' else _REFERENCE_ONLY) if getattr(cfg, f) != TeacherConfig.model_fields[f].default]
+
+def own_settings(
+    spec:str,         # one of several teachers
+    cfg:TeacherConfig # for all of them
+) -> TeacherConfig:   # without what it would ignore
+    "The part of a config that a teacher heeds"
+    return cfg.model_copy(update={f: TeacherConfig.model_fields[f].default for f in ignored_settings(spec, cfg)})
+
 @contextmanager
 def open_teacher(
     spec:str,         # 'reference', or an engine: vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL, recorded:FILE
@@ -697,9 +723,7 @@ def open_teacher(
     **options         # of the engine
 ):                    # a ReferenceTeacher or an LMTeacher
     "A teacher from its name, for a `with` block"
-    mine = dict(reference=('detail', 'wrong_rate'), lm=('preset', 'with_reference', 'max_new_tokens', 'temperature'))
-    ignored = [f for f in mine['lm' if spec == 'reference' else 'reference'] if getattr(cfg, f) != TeacherConfig.model_fields[f].default]
-    if ignored: raise CgdError(f'{ignored[0]}: a setting that the teacher {spec!r} would ignore; remove it or choose another teacher')
+    if ignored := ignored_settings(spec, cfg): raise CgdError(f'{ignored[0]}: a setting that the teacher {spec!r} would ignore; remove it or choose another teacher')
     if spec == 'reference': yield ReferenceTeacher(cfg)
     else:
         with open_engine(spec, **options) as engine: yield LMTeacher(engine, cfg)
@@ -739,6 +763,21 @@ def refine(
     grades = outcomes(traces, [c.text for c in done], grader)
     return [dict(row, refinement=c.text, refinement_finish=c.finish_reason, refinement_tokens=c.completion_tokens, refinement_grade=g, refinement_key=c.key)
             for row, c, g in zip(traces, done, grades)]
+
+# %% ../nbs/05_teacher.ipynb #teach-stage
+def teach(
+    traces:list[dict], # with drafts
+    teacher,           # from `open_teacher`
+    store:Store|None=None, # where an LM teacher's completions are kept
+    grader:str='flexible'  # the draft's grader
+) -> list[dict]:       # the same rows, with critiques and refinements
+    "Critique and refinement of every draft, in the order that suits the teacher's memory"
+    some, done = teacher.rows_at_once() or len(traces), []
+    with tqdm(total=len(traces), desc='teach', unit=' rows', disable=None if some < len(traces) else True) as bar:
+        for start in range(0, len(traces), some):
+            done += refine(critique(traces[start:start + some], teacher, store), teacher, store, grader)
+            bar.update(len(done) - bar.n)
+    return done
 
 # %% ../nbs/05_teacher.ipynb #direct-stage
 def direct(

@@ -6,7 +6,8 @@
 __all__ = ['ASK', 'VIEWS', 'enclose', 'ViewConfig', 'shuffle_critiques', 'generic_critiques', 'wrong_critiques', 'View',
            'states_answer', 'drop_reason', 'Pairs', 'make_pair', 'verdict_mix', 'build', 'same_pairs', 'end_of_turn',
            'writes', 'render', 'MaskView', 'lengths', 'length_audit', 'cut_middle', 'shorten', 'Encoded', 'encode',
-           'one', 'target_chars', 'mix', 'anneal', 'equal_budget']
+           'one', 'target_chars', 'target_tokens', 'mix', 'anneal', 'equal_budget', 'views_of', 'is_annealed',
+           'compose']
 
 # %% ../nbs/06_views.ipynb #imports
 import html, random, re, unicodedata
@@ -57,6 +58,7 @@ class ViewConfig(Config):
     no_leak:bool=False        # keep only rows whose critique does not state the answer
     right_share:float|None=Field(None, ge=0, le=1) # draw rows so that this share of the verdicts is `right`
     wrong_rate:float=Field(1., ge=0, le=1)         # cgd_wrong: share of rows that get their stored wrong critique
+    mix_share:float=Field(.5, ge=0, le=1)          # a+b: share of rows that come from b
     generic:str='Some steps may be wrong or missing. Check each step, then give a complete and correct answer.' # cgd_generic: the critique of every row
 
 # %% ../nbs/06_views.ipynb #shuffle-critiques
@@ -97,6 +99,7 @@ class View:
     parts:tuple[str, ...]=()       # columns that the prompt shows beside the problem
     target:str='refinement'        # the column that is learnt
     change:Callable|None=None      # (rows, cfg) -> rows
+    own:bool=False                 # only what the student itself refined, and got right
 
     def prompt(self, parts:dict[str, str]) -> str:
         "The user turn, from the problem and the other parts"
@@ -114,6 +117,8 @@ VIEWS = {
     'cgd_shuffled': View("cgd with another problem's critique", ('draft', 'critique'), change=shuffle_critiques),
     'cgd_generic':  View('cgd with one critique for all', ('draft', 'critique'), change=generic_critiques),
     'cgd_wrong':    View('cgd with stored wrong critiques', ('draft', 'critique'), change=wrong_critiques),
+    'self':         View("the student's own refinement where it is right, from the problem alone", own=True),
+    'cgd_self':     View("cgd on the student's own critiques, where its own refinement is right", ('draft', 'critique'), own=True),
 }
 
 # %% ../nbs/06_views.ipynb #states-answer
@@ -141,7 +146,8 @@ def drop_reason(
         if finish in ('length', 'too_long'):
             if not cfg.keep_truncated: return f'{part} cut off'
         elif finish != 'stop': return f'{part} ended by {finish}'
-    if cfg.only_right and row.get(f'{view.target}_grade', 'right') != 'right': return f'{view.target} not right'
+    if view.own and row['teacher'] != row['student']: return 'refined by another model'
+    if (cfg.only_right or view.own) and row.get(f'{view.target}_grade', 'right') != 'right': return f'{view.target} not right'
     if cfg.verdict_agrees:
         if row.get('draft_grade') is None: return 'draft not graded'
         if row['verdict'] != ('right' if row['draft_grade'] == 'right' else 'wrong'): return 'verdict disagrees with the grade'
@@ -194,7 +200,7 @@ def build(
     "The training pairs of one method; raises CgdError for an unknown view or a missing column"
     if name not in VIEWS: raise CgdError(f'{name}: no such view; known: {", ".join(VIEWS)}')
     view = VIEWS[name]
-    if missing := [c for c in ('row_id', 'prompt', *view.parts, view.target) if any(c not in r for r in traces)]:
+    if missing := [c for c in ('row_id', 'prompt', *view.parts, view.target, *(('teacher', 'student', 'refinement_grade') if view.own else ())) if any(c not in r for r in traces)]:
         raise CgdError(f'{name}: traces have no column `{missing[0]}`; run the stage that makes it first')
     reasons = [drop_reason(r, view, cfg) for r in traces]
     rows = [r for r, why in zip(traces, reasons) if why is None]
@@ -368,12 +374,13 @@ def encode(
 # %% ../nbs/06_views.ipynb #mix
 def one(pair:dict) -> int: return 1
 def target_chars(pair:dict) -> int: return len(pair['completion'][0]['content'])
+def target_tokens(tokenizer) -> Callable: return lambda pair: len(_target_ids(tokenizer, pair['completion'][0]['content'])) + 1 # with the end token
 
 def mix(
     a:Pairs,               # e.g. cgd
     b:Pairs,               # e.g. dsft_refined
     share:float=.5,        # of b
-    size:Callable=one,     # what the share is counted in: rows, or `target_chars`, or tokens
+    size:Callable=one,     # what the share is counted in: rows, `target_chars`, or `target_tokens(tokenizer)`
     seed:int=0             # draws the rows that come from b
 ) -> Pairs:                # one pair for each row that both views have
     "Two views in one training set"
@@ -400,12 +407,12 @@ def anneal(
     rows = [r for r in a.rows if r['row_id'] in other]
     draw, out = random.Random(derive_seed(seed, 'anneal')), []
     for _ in range(epochs): out += draw.sample(rows, len(rows))
-    return Pairs(f'{a.name}>{b.name}', [other[r['row_id']] if draw.random() < i/max(len(out)-1, 1) else r for i, r in enumerate(out)])
+    return Pairs(f'{a.name}-to-{b.name}', [other[r['row_id']] if draw.random() < i/max(len(out)-1, 1) else r for i, r in enumerate(out)])
 
 # %% ../nbs/06_views.ipynb #equal-budget
 def equal_budget(
     views:list[Pairs],   # of one trace table
-    size:Callable=one    # equal rows; or `target_chars`, or target tokens
+    size:Callable=one    # equal rows; or `target_chars`, or `target_tokens(tokenizer)`
 ) -> list[Pairs]:        # rows that all views have, cut to the smallest view's total
     "Views that differ in nothing but their method"
     shared = set.intersection(*({r['row_id'] for r in v.rows} for v in views))
@@ -418,3 +425,28 @@ def equal_budget(
             if total <= limit: within.append(r)
         out.append(replace(v, rows=within, dropped=v.dropped | ({'equal budget': len(v)-len(within)} if len(v) > len(within) else {})))
     return out
+
+# %% ../nbs/06_views.ipynb #compose
+def views_of(
+    method:str # a view, 'a+b' or 'a-to-b'
+) -> list[str]: # its views
+    "What a method is made of; raises CgdError for a view that does not exist"
+    names = re.split(r'\+|-to-', method)
+    if unknown := [n for n in names if n not in VIEWS]: raise CgdError(f'no such method {unknown[0]!r}; known: {", ".join(VIEWS)}, and two of them joined by + or -to-')
+    if len(names) > 2: raise CgdError(f'{method}: joins {len(names)} views; two can be joined')
+    return names
+
+def is_annealed(method:str) -> bool:
+    "Whether a method's rows have an order of their own, and hold all epochs"
+    return '-to-' in method
+
+def compose(
+    method:str,            # a view, 'a+b' or 'a-to-b'
+    views:dict[str,Pairs], # those it is made of
+    cfg:ViewConfig=ViewConfig(), # share and seed
+    epochs:int=1           # written out, if annealed
+) -> Pairs:                # under the method's name
+    "A method's training pairs from its views"
+    first, *second = (views[name] for name in views_of(method))
+    if not second: return first
+    return anneal(first, *second, epochs=epochs, seed=cfg.seed) if is_annealed(method) else mix(first, *second, cfg.mix_share, seed=cfg.seed)

@@ -1,5 +1,6 @@
 "Local engines: a batch changes nothing but the speed, and a model's process that dies is replaced"
 import dataclasses
+from importlib.util import find_spec
 
 import pytest
 
@@ -52,3 +53,36 @@ def test_a_defect_in_the_child_is_no_user_error(tiny_model, tmp_path):
     with open_engine(f'hf:{tiny_model}', dtype='float32') as engine, Store(tmp_path/'s.sqlite') as store:
         with pytest.raises(RuntimeError, match='what it printed is in'): complete(engine, [broken], store)
         assert 'Traceback' in (tmp_path/'s.sqlite.log').read_text()
+
+
+def random_adapter(model, folder, seed) -> str:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+    torch.manual_seed(seed)
+    wearing = get_peft_model(AutoModelForCausalLM.from_pretrained(model), LoraConfig(r=8, lora_alpha=64, target_modules='all-linear', init_lora_weights=False))
+    wearing.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope='module')
+def adapters(tiny_model, tmp_path_factory): return [random_adapter(tiny_model, tmp_path_factory.mktemp('adapters')/f'a{seed}', seed) for seed in (1, 2)]
+
+
+@pytest.mark.parametrize('kind', ['hf', 'vllm'])
+def test_adapters_take_turns_on_one_base(tiny_model, adapters, kind, tmp_path):
+    if not find_spec(kind.replace('hf', 'transformers')): pytest.skip(f'{kind} is not installed')
+    requests, turns = ask(3, max_new_tokens=12), [adapters[0], None, adapters[1], adapters[0]]
+    with Store(tmp_path/'s.sqlite') as store, open_engine(f'{kind}:{tiny_model}', dtype='float32', adapters=tuple(adapters)) as engine:
+        taken, processes = [], set()
+        for adapter in turns:
+            engine.set_adapter(adapter)
+            taken.append([c.text for c in complete(engine, requests, store)])
+            processes.add(engine.process.pid)
+        assert len(processes) == 1 and len(store) == 9
+        with pytest.raises(CgdError, match='open the engine with it'): engine.set_adapter('elsewhere')
+    assert taken[3] == taken[0] and len({tuple(t) for t in taken}) == 3
+    with Store(tmp_path/'alone.sqlite') as store, open_engine(f'{kind}:{tiny_model}', dtype='float32', adapter=adapters[1]) as engine:
+        assert [c.text for c in complete(engine, requests, store)] == taken[2]   # as if it had been the only one
+    with Store(tmp_path/'bare.sqlite') as store, open_engine(f'{kind}:{tiny_model}', dtype='float32') as engine:
+        assert [c.text for c in complete(engine, requests, store)] == taken[1]

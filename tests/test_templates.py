@@ -51,6 +51,11 @@ def traces(tmp_path_factory):
     return [r | dict(wrong_critique=w['critique']) for r, w in zip(rows, wrong)]
 
 
+def made(view, traces):
+    "Pairs of a view; for one of the student's own refinements, as if it had been the teacher"
+    return build([r | dict(teacher=r['student']) for r in traces] if VIEWS[view].own else traces, view).rows
+
+
 def learnt(tokenizer, ids, mask): return tokenizer.decode([i for i, m in zip(ids, mask) if m], clean_up_tokenization_spaces=False)
 
 
@@ -59,7 +64,7 @@ def test_view(view, family, traces):
     name, tokenizer = family
     bos, end = FAMILIES[name][1:3]
     assert end_of_turn(tokenizer) == tokenizer.convert_tokens_to_ids(end)
-    for pair in build(traces, view).rows:
+    for pair in made(view, traces):
         ids, mask = render(tokenizer, pair)
         assert learnt(tokenizer, ids, mask) == pair['completion'][0]['content'] + end
         assert mask == sorted(mask) and ids[:mask.index(1)] == tokenizer.apply_chat_template(pair['prompt'], add_generation_prompt=True, return_dict=False)
@@ -74,7 +79,7 @@ def test_markers_in_texts_stay_text(view, family, traces):
     markers = [t for t in (bos, end, *special) if t]
     odd = 'It is 4. ' + '\n'.join([*markers, *plain]) + ' Or 5?'
     forged = [r | {c: f'{odd} {i}' for c in ('prompt', 'solution', 'direct', 'draft', 'critique', 'wrong_critique', 'refinement')} for i, r in enumerate(traces)]
-    for honest, pair in zip(build(traces, view).rows, build(forged, view).rows):
+    for honest, pair in zip(made(view, traces), made(view, forged), strict=True):
         (sound, _), (ids, mask) = render(tokenizer, honest), render(tokenizer, pair)
         assert learnt(tokenizer, ids, mask) == pair['completion'][0]['content'] + end
         for marker in tokenizer.convert_tokens_to_ids(markers): assert ids.count(marker) == sound.count(marker)
