@@ -171,9 +171,12 @@ def _checkpointing(cfg:TrainConfig) -> bool:
 def _load_unsloth(folder:str, cfg:TrainConfig, batching:str):
     import torch
     from unsloth import FastLanguageModel
-    model, _ = FastLanguageModel.from_pretrained(folder, max_seq_length=cfg.max_length, dtype=getattr(torch, _dtype(cfg)),
-                                                 load_in_4bit=cfg.method == 'qlora', full_finetuning=cfg.method == 'full',
-                                                 float32_mixed_precision=cfg.method == 'full')  # small updates vanish in 16 bits
+    dtype, precise = getattr(torch, _dtype(cfg)), {}
+    if cfg.method == 'full':   # small updates vanish in 16 bits
+        if torch.cuda.is_available(): precise = dict(float32_mixed_precision=True)
+        else: dtype = torch.float32
+    model, _ = FastLanguageModel.from_pretrained(folder, max_seq_length=cfg.max_length, dtype=dtype, load_in_4bit=cfg.method == 'qlora',
+                                                 full_finetuning=cfg.method == 'full', **precise)
     if cfg.method == 'full': return model
     return FastLanguageModel.get_peft_model(model, r=cfg.lora_r, lora_alpha=cfg.lora_alpha, lora_dropout=cfg.lora_dropout, target_modules='all-linear',
                                             use_gradient_checkpointing='unsloth' if _checkpointing(cfg) else False, random_state=cfg.seed)
