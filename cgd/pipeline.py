@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['STAGES', 'RunConfig', 'split_benchmark', 'benchmark_name', 'needed_views', 'check_names', 'check_problems',
            'check_teachers', 'check_config', 'teacher_of', 'usable_problems', 'fitting', 'open_student', 'served',
-           'tune', 'keep_config', 'stages', 'run', 'save_traces', 'drafted', 'taught', 'same_rows', 'load_tokenizer',
-           'save_lengths', 'make_pairs', 'examine', 'examine_all', 'ledger', 'save_ledger', 'read_records', 'results',
-           'caption', 'report', 'score_table', 'gap_table']
+           'tune', 'keep_config', 'stages', 'run', 'save_traces', 'drafted', 'taught', 'split_traces',
+           'validation_pairs', 'same_rows', 'load_tokenizer', 'save_lengths', 'make_pairs', 'examine', 'examine_all',
+           'ledger', 'save_ledger', 'read_records', 'results', 'caption', 'report', 'score_table', 'gap_table']
 
 # %% ../nbs/11_pipeline.ipynb #imports
 import json, re, sys
@@ -40,6 +40,7 @@ class RunConfig(Config):
     teacher_share:Literal['one', 'all']='one' # several teachers: each problem goes to one of them, drawn by teach.seed, or to all
     problems:str='train'              # what is drafted: train (comes with cgd), a .jsonl or .parquet file, or hub:NAME
     n_problems:PositiveInt|None=128   # the first so many of them; null for all
+    validation:str|None=None          # more problems, taught like the others but not trained on, e.g. val:40; their loss is watched, and train.keep=best chooses by it
     methods:tuple[str, ...]=('dsft_refined', 'cgd') # what the student is tuned by, each from the untrained student: a view, two mixed (cgd+dsft_refined), or one annealed to the other (cgd-to-dsft_refined)
     budget:Literal['rows', 'target_tokens']='rows' # what all methods have equally much of; rows are the same problems, too
     benchmarks:tuple[str, ...]=('test:200', 'shifted:100') # what is evaluated, like `problems`; a number after the last colon takes the first so many
@@ -99,10 +100,14 @@ def check_problems(cfg:RunConfig):
         for field in needs:
             if row[field] is None: raise CgdError(f'problems: {row["problem_id"]} has no {field}, which {"the reference teacher" if oracle else "sft"} needs; '
                                                   'use an LM teacher (vllm:MODEL, say), and methods other than sft')
+    held_out = load_problems(*split_benchmark(cfg.validation)).rows if cfg.validation else []
+    if cfg.train.keep == 'best' and not held_out: raise CgdError('train.keep=best chooses a checkpoint by the loss on a validation set; name one, e.g. validation: val:40')
+    if shared := overlap(problems, held_out): raise CgdError(f'validation: {len(shared)} problems of {cfg.validation} are trained on, too; take them out of one')
     for spec in cfg.benchmarks:
         tested = load_problems(*split_benchmark(spec)).rows
         if lacking := [r for r in tested if r['reference'] is None]: raise CgdError(f'benchmarks: {spec}: {lacking[0]["problem_id"]} has no reference to grade against')
-        if shared := overlap(problems, tested): raise CgdError(f'benchmarks: {len(shared)} problems of {spec} are trained on, too; take them out of one')
+        for what, rows in (('trained on', problems), ('in the validation set', held_out)):
+            if shared := overlap(rows, tested): raise CgdError(f'benchmarks: {len(shared)} problems of {spec} are {what}, too; take them out of one')
 
 def check_teachers(cfg:RunConfig):
     "Raise CgdError for teachers that cannot be, stand twice, or ignore what is set for them"
@@ -168,13 +173,14 @@ def served(cfg:RunConfig) -> bool:
 
 def tune(
     cfg:RunConfig, # the run
-    pairs:Pairs    # of one method, which names its folder
+    pairs:Pairs,   # of one method, which names its folder
+    held_out:Pairs|None=None # of the validation set
 ) -> str:          # folder of a model, or of an adapter if those are served
     "Fine-tune the untrained student on a method's pairs; a finished training is not repeated"
     adapter = cfg.path('models', pairs.name)
     # annealed pairs have their order, and all epochs, written out
     how = cfg.train.model_copy(update=dict(order='given', epochs=1)) if is_annealed(pairs.name) else cfg.train
-    train(pairs, how, cfg.student, adapter)
+    train(pairs, how, cfg.student, adapter, validation=held_out)
     return str(adapter) if served(cfg) else merge(cfg.student, adapter, cfg.path('models', f'{pairs.name}-merged'))
 
 # %% ../nbs/11_pipeline.ipynb #keep-config
@@ -199,9 +205,10 @@ def stages(
         if upto == 'critique': yield 'critique', taught(cfg, traces, store, critique)
         traces = taught(cfg, traces, store)
         yield 'refine', traces
-        pairs = make_pairs(cfg, traces)
+        seen, held_out = split_traces(cfg, traces)
+        pairs = make_pairs(cfg, seen)
         yield 'pairs', pairs
-        models = {'base': cfg.student} | {method: tune(cfg, p) for method, p in pairs.items()}
+        models = {'base': cfg.student} | {method: tune(cfg, p, validation_pairs(cfg, method, held_out)) for method, p in pairs.items()}
         yield 'train', models
         examine_all(cfg, models, store)
         save_ledger(cfg, store)
@@ -234,7 +241,7 @@ def drafted(
     store:Store    # where completions are kept
 ) -> list[dict]:   # drafts, less those of problems that need no teaching
     "What the student makes of the problems"
-    problems = usable_problems(cfg.problems, cfg.n_problems)
+    problems = usable_problems(cfg.problems, cfg.n_problems) + (usable_problems(*split_benchmark(cfg.validation)) if cfg.validation else [])
     with open_student(cfg) as student: traces = save_traces(cfg, fitting(draft(problems, student, store, cfg.draft)))
     if not cfg.drop_solved: return traces
     left = {p['problem_id'] for p in unsolved(problems, traces)}
@@ -254,6 +261,22 @@ def taught(
             rows = work(rows, teacher, store)
             done += direct(rows, teacher, store) if work is teach and 'dsft' in needed_views(cfg) else rows
     return save_traces(cfg, done)
+
+def split_traces(
+    cfg:RunConfig,     # the run
+    traces:list[dict]  # of both kinds of problems
+) -> tuple[list[dict], list[dict]]: # to train on, and of the validation set
+    "Keep the validation set apart"
+    held_out = {p['problem_id'] for p in load_problems(*split_benchmark(cfg.validation)).rows} if cfg.validation else set()
+    return [t for t in traces if t['problem_id'] not in held_out], [t for t in traces if t['problem_id'] in held_out]
+
+def validation_pairs(
+    cfg:RunConfig,      # the run
+    method:str,         # whose loss is watched
+    traces:list[dict]   # of the validation set
+) -> Pairs|None:        # in the form the method ends with; None without a validation set
+    "A method's pairs of problems that it does not see"
+    return build(traces, views_of(method)[-1], cfg.views) if traces else None
 
 def same_rows(
     views:list[Pairs] # of one trace table
