@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['BENCHMARKS', 'Benchmark', 'shuffled', 'to_item', 'Items', 'load_benchmark', 'final_part', 'stated', 'tolerant',
            'follows', 'ifeval_scores', 'follow_many', 'confine', 'run_code', 'to_program', 'passes', 'grade_items',
-           'mc_scores', 'score_items', 'registry']
+           'judges', 'mc_scores', 'score_items', 'registry']
 
 # %% ../nbs/08_benchmarks.ipynb #imports
 import ast, inspect, json, math, os, random, re, signal, string, subprocess, sys, tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -243,12 +243,15 @@ def load_benchmark(
     return Items(benchmark, rows, skipped, found or content_hash(rows), benchmark.name in SETS or bool(found) and found == benchmark.sha256, shots)
 
 # %% ../nbs/08_benchmarks.ipynb #final-part
+_THOUGHT = re.compile(r'<think(?:ing)?>|\[THINK\]|<\|channel\|>analysis<\|message\|>|<\|im_start\|>think\b')
+_THOUGHT_END = re.compile(r'</think(?:ing)?>|\[/THINK\]|<\|channel\|>final<\|message\|>|<\|im_start\|>answer\b')
+
 def final_part(
     text:str # a completion
-) -> str:    # without its thoughts; '' if it never came to an end of them
-    "What a model says after thinking; all of it if it does not think aloud"
-    tail = text.rpartition('</think>')[2]
-    return '' if '<think>' in tail else tail
+) -> str:    # all of it if it does not think aloud; '' if it never came to an end of its thoughts
+    "What a model says after thinking"
+    tail = _THOUGHT_END.split(text)[-1]
+    return '' if _THOUGHT.search(tail) else tail
 
 # %% ../nbs/08_benchmarks.ipynb #stated
 _SAID = re.compile(r'answer\s+is:?\s*(.*)', re.I)
@@ -480,6 +483,19 @@ def grade_items(
     found = {name: [_OWN[name](row, text) for row, text in zip(items, texts)] if name in _OWN else
                    grade_many([(row['reference'], text) for row, text in zip(items, texts)], grader=name) for name in benchmark.graders}
     return [{k: v for name, grades in found.items() for k, v in ((name, grades[i].outcome), (f'{name}_answer', grades[i].answer))} for i in range(len(items))]
+
+# %% ../nbs/08_benchmarks.ipynb #judges
+def judges(
+    items:Items,          # a benchmark
+    allow_code:bool=False # whether code that a model wrote may run here
+) -> dict:                # grader -> function from records (with `id` and `completion`) to a list of `Grade`
+    "The graders of a benchmark, for records"
+    rows = {row['problem_id']: row for row in items}
+    def judge(name:str, records:list[dict]) -> list[Grade]:
+        if strange := [r['id'] for r in records if r['id'] not in rows]: raise CgdError(f'{items.benchmark.name}: {len(strange)} records are of other items, e.g. {strange[0]}')
+        found = grade_items(replace(items.benchmark, graders=(name,)), [rows[r['id']] for r in records], [r['completion'] for r in records], allow_code)
+        return [Grade(line[name], line.get(f'{name}_answer')) for line in found]
+    return {name: partial(judge, name) for name in items.benchmark.graders}
 
 # %% ../nbs/08_benchmarks.ipynb #mc-scores
 def mc_scores(
