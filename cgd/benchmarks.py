@@ -12,6 +12,7 @@ import ast, inspect, json, math, os, random, re, signal, string, subprocess, sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cache, partial
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -183,20 +184,23 @@ def _local(file:str) -> Path|None:
     path = Path(folder or '.')/f'{file}.jsonl.gz'
     return path if folder and file and path.is_file() else None
 
+def _configs(name:str) -> list[str]:
+    from datasets import get_dataset_config_names
+    from httpx import HTTPError
+    try: return get_dataset_config_names(name)
+    except (OSError, ValueError, HTTPError) as e: raise CgdError(f'hub:{name}: {str(e) or type(e).__name__}') from None
+
 def _hub_records(spec:str) -> Iterator[tuple[str, dict]]:
     name, config, split = [*spec.split(':'), '', ''][:3]
-    configs = [config]
-    if config == '*':
-        from datasets import get_dataset_config_names
-        configs = get_dataset_config_names(name)
-    for each in configs:
-        for where, raw in _read_hub(name, each, split or 'train'): yield where, dict(raw, subject=each) if config == '*' else raw
+    try:
+        for each in _configs(name) if config == '*' else [config]:
+            for where, raw in _read_hub(name, each, split or 'train'): yield where, dict(raw, subject=each) if config == '*' else raw
+    except CgdError as e: raise CgdError(f'{e}\nWithout the Hub: set CGD_BENCH_DIR to a folder that has the rows (see 08_benchmarks)') from None
 
 def _records(benchmark:Benchmark, check:bool) -> tuple[Iterator, str]:
     "Rows with their places, and the checksum of the file if there is one"
     path = shipped(f'data/{benchmark.name}.jsonl') if benchmark.name in SETS else _local(benchmark.file)
-    if path is None:
-        return _hub_records(benchmark.hub), ''
+    if path is None: return _hub_records(benchmark.hub), ''
     found = checksum(path)
     if check and benchmark.sha256 and found != benchmark.sha256:
         raise CgdError(f'{path}: not the file that {benchmark.name} is known by: its sha256 is {found}, expected {benchmark.sha256}; '
@@ -227,6 +231,9 @@ def load_benchmark(
 ) -> Items:              # its rows, with what is needed to ask and to grade
     "A benchmark from CGD_BENCH_DIR or the Hub, a shipped set, or a file; raises CgdError if it is not there or not the known one"
     if isinstance(spec, str) and spec not in BENCHMARKS:
+        if not re.search('[./:]', spec):
+            near = get_close_matches(spec, BENCHMARKS, n=1)
+            raise CgdError(f'{spec}: no such benchmark{f"; did you mean `{near[0]}`?" if near else ""} Known: {", ".join(BENCHMARKS)}, or a file')
         problems = load_problems(spec, limit)
         return Items(Benchmark(spec), [dict(p, item={}) for p in problems], problems.skipped, content_hash(problems.rows))
     benchmark = spec if isinstance(spec, Benchmark) else BENCHMARKS[spec]
@@ -456,14 +463,16 @@ def passes(
     rows:list[dict],  # items of HumanEval
     texts:list[str],  # a reply to each
     allow_code:bool=False # whether code that a model wrote may run here
-) -> list[dict]:      # outcome `code` and the error, if any, as `code_answer`
+) -> list[dict]:      # outcome `code`, the error, if any, as `code_answer`, and how it was `confined`
     "Run each reply against its tests; raises CgdError unless that is allowed and can be confined"
     if not allow_code: raise CgdError('humaneval: it runs code that a model wrote; if that may be done on this machine, say so: --allow-code (allow_code=True)')
     trial = run_code('import collections, functools, hashlib, heapq, itertools, math, re, string, typing')
     if trial['outcome'] != 'right': raise CgdError(f'humaneval: code cannot be confined on this machine: {trial["error"] or trial["outcome"]}')
+    if trial['confined'] == 'limits':
+        print('humaneval: this system grants no namespaces, so code is held by limits alone: it can read and remove files as you can', file=sys.stderr)
     def one(row, text): return run_code(to_program(row, text)) if text.strip() else dict(outcome='no_answer', error='')
     with ThreadPoolExecutor(os.cpu_count()) as pool: results = list(pool.map(one, rows, texts))
-    return [dict(code=r['outcome'], code_answer=r['error'] or None) for r in results]
+    return [dict(code=r['outcome'], code_answer=r['error'] or None, confined=trial['confined']) for r in results]
 
 # %% ../nbs/08_benchmarks.ipynb #grade-items
 _OWN = dict(stated=stated, tolerant=tolerant)

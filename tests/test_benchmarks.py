@@ -59,6 +59,13 @@ def test_from_the_hub(name, config, split, tmp_path, monkeypatch):
     if name == 'bbh': assert items.messages(items[0])[0]['content'] == "See:\n\nQ: 1\nA: 2\n\nQ: not True is\nA: Let's think step by step."
 
 
+def test_what_is_not_there_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv('CGD_BENCH_DIR', str(tmp_path))
+    for config in ('', '*'):
+        with pytest.raises(CgdError, match='hub:.*nowhere(.|\n)*set CGD_BENCH_DIR'): load_benchmark(replace(BENCHMARKS['aime25'], hub=f'{tmp_path}/nowhere:{config}'))
+    with pytest.raises(CgdError, match='did you mean `olympiad`'): load_benchmark('olympaid')
+
+
 def test_five_examples_of_the_same_subject(tmp_path, monkeypatch):
     monkeypatch.delenv('CGD_BENCH_DIR', raising=False)
     folder = hub_folder(tmp_path/'set', 'default', 'validation', ROWS['mmlu_pro_validation'])
