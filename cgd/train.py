@@ -131,9 +131,8 @@ def choose_batching(
 # %% ../nbs/07_train.ipynb #pack
 def _dataset(rows:list[dict], cfg:TrainConfig, batching:str):
     "Rows for the trainer; in packs, if so wanted, with the lengths of what is in each"
-    from datasets import Dataset, disable_progress_bars
+    from datasets import Dataset
     from trl import pack_dataset
-    disable_progress_bars()
     data = Dataset.from_list([{k: r[k] for k in ('input_ids', 'labels')} for r in rows])
     if batching != 'packed': return data
     lengths = [len(r['input_ids']) for r in rows]
@@ -374,8 +373,9 @@ def _replace_folder(part:Path, out:Path):
 def _save(trainer, tokenizer, record:dict, out:Path):
     part = out.with_name(f'.{out.name}.part')
     shutil.rmtree(part, ignore_errors=True)
-    for adapter in getattr(trainer.model, 'peft_config', {}).values(): adapter.base_model_name_or_path = record['base_id'] or None   # no path of this machine
     trainer.model.save_pretrained(str(part)); tokenizer.save_pretrained(str(part))
+    if (adapter := part/'adapter_config.json').exists():   # PEFT puts a path of this machine there
+        write_atomic(adapter, json.dumps(json.loads(adapter.read_text()) | dict(base_model_name_or_path=record['base_id'] or None), indent=2))
     write_atomic(part/'losses.csv', _csv(_LOSSES, trainer.state.log_history, 'loss'))
     if record['validation']: write_atomic(part/'val_losses.csv', _csv(_VALIDATION, trainer.state.log_history, 'eval_loss'))
     write_atomic(part/'train.json', json.dumps(record, indent=1))
@@ -481,6 +481,7 @@ def fit(
     _check(pairs, cfg, folder, validation)
     backend, why = choose_backend(cfg)
     if screen: print(f'train: {backend}' + (f' ({why})' if why else ''), file=screen, flush=True)
+    import peft, trl   # noqa: their memory is not the training's
     from transformers import AutoTokenizer
     tokenizer, batching = AutoTokenizer.from_pretrained(folder), choose_batching(cfg, backend)
     encoded = encode(tokenizer, pairs, cfg.max_length, cfg.max_cut_share)
