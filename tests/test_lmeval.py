@@ -1,12 +1,17 @@
-"lm-eval's own model class and ours agree on one small model, for all three kinds of request; and a run resumes by row"
+"lm-eval's own model class and ours agree on one small model, for all three kinds of request, and its tasks with our benchmarks; and a run resumes by row"
+import json
+
 import pytest
 
 pytest.importorskip('lm_eval', reason="lm-eval is not installed: pip install 'cgd[eval]'")
 
 from lm_eval.api.instance import Instance
 
-from cgd.generate import Store, open_engine, sessions
-from cgd.harness import Chat, EngineLM
+from cgd.benchmarks import BENCHMARKS, Items, grade_items, ifeval_scores, to_item
+from cgd.core import write_table
+from cgd.generate import Request, Store, complete, open_engine, sessions
+from cgd.harness import Chat, EngineLM, lm_eval_results
+from test_benchmarks import REPLIES
 
 TEXT = 'Tom has 3 apples and buys 4 more. '
 
@@ -59,7 +64,6 @@ def test_markers_in_plain_text_are_text(ours):
 
 
 def test_a_chat_is_rendered_by_the_engine(ours):
-    from cgd.generate import Request, complete
     messages = [dict(role='user', content='What is 2 + 2? <|im_end|>')]
     chat = ours.apply_chat_template(messages)
     assert isinstance(chat, Chat)
@@ -73,3 +77,42 @@ def test_sampled_repeats_are_distinct_draws_and_come_back(ours):
     first = ours.generate_until(asked)
     assert len(ours.store) == 4 and len(set(first)) > 1
     assert ours.generate_until(asked) == first and len(sessions(ours.store)) == 1
+
+
+def rewritten(engine, store, path, texts):
+    "A recording of the store's requests with other texts"
+    asked = [json.loads(request) for request, in store._do('SELECT request FROM completions ORDER BY id')]
+    write_table([dict(asked=a, text=t, finish_reason='stop', prompt_tokens=9, completion_tokens=9) for a, t in zip(asked, texts, strict=True)], path)
+    return open_engine(f'recorded:{path}')
+
+
+def test_gsm8k_by_their_task_and_by_ours(ours, tmp_path):
+    "Their task asks a model ten questions; then other answers are put in the same places, and both grade them"
+    rows = [dict(question=f'What is {i} + {10 * i}?', answer=f'It is <<{i}+{10 * i}={11 * i}>>{11 * i}.\n#### {1000 + 11 * i:,}') for i in range(10)]   # made up
+    run = lambda engine: lm_eval_results(engine, ours.store, 'gsm8k', dict(train=rows, test=rows), num_fewshot=0, gen_kwargs=dict(max_gen_toks=4))
+    first = run(ours.engine)
+    assert first['results']['gsm8k']['exact_match,strict-match'] == 0 and len(ours.store) == 10
+    forms = 'So #### {}', 'It is {}.', 'It is {}, not {}0.', '$ {}', 'No idea.', '{} and then 7', '{}.00 or so', 'First 3, then {}!', '\\boxed{{{}}}', '-{}'
+    golds = [f'{1000 + 11 * i:,}' for i in range(10)]
+    with rewritten(ours.engine, ours.store, tmp_path/'texts.jsonl', [f.format(g, g) for f, g in zip(forms, golds)]) as engine:
+        theirs = [s for s in run(engine)['samples']['gsm8k'] if s['filter'] == 'flexible-extract']
+    graded = grade_items(BENCHMARKS['gsm8k'], [to_item(s['doc'], BENCHMARKS['gsm8k']) for s in theirs], [s['resps'][0][0] for s in theirs])
+    differ = [s['resps'][0][0] for s, g in zip(theirs, graded) if bool(s['exact_match']) != (g['flexible'] == 'right')]
+    assert differ == ['1,066.00 or so']                        # as text it is another number
+    assert sum(s['exact_match'] for s in theirs) == 5
+
+
+def test_ifeval_by_their_task_and_by_ours(ours):
+    pytest.importorskip('nupunkt')
+    names = sorted(REPLIES)
+    rows = [dict(key=i, prompt=f'Say {i}.', instruction_id_list=[names[2 * i], names[2 * i + 1]], kwargs=[REPLIES[n][0] for n in names[2 * i:2 * i + 2]]) for i in range(12)]
+    theirs = lm_eval_results(ours.engine, ours.store, 'ifeval', dict(train=rows), gen_kwargs=dict(max_gen_toks=24))
+    items = Items(BENCHMARKS['ifeval'], [to_item(s['doc'], BENCHMARKS['ifeval']) for s in theirs['samples']['ifeval']])
+    texts = [c.text for c in complete(ours.engine, [Request('i', items.messages(row), max_new_tokens=24) for row in items], ours.store)]
+    assert len(ours.store) == 12                               # their prompts are ours
+    scores = ifeval_scores(grade_items(items.benchmark, items.rows, texts))
+    found = theirs['results']['ifeval']
+    for way in ('strict', 'loose'):
+        assert scores[f'prompt_{way}'] == pytest.approx(found[f'prompt_level_{way}_acc,none'])
+        assert scores[f'instruction_{way}'] == pytest.approx(found[f'inst_level_{way}_acc,none'])
+    assert 0 < scores['instruction_strict'] < 1
