@@ -88,7 +88,7 @@ def bare_answer(
     "Find the answer in a text that is nothing else"
     text = text.strip()
     words = re.findall(r'[A-Za-z]{2,}', _COMMAND.sub(' ', text))
-    return text if text and '\n' not in text and len(text) <= 200 and len(words) <= (1 if text[0].isalpha() else 4) else None
+    return text if text and '\n' not in text and len(text) <= 200 and len(words) <= (1 if text[0].isalpha() else 2) else None
 
 def find_answer(
     completion:str # the whole text
@@ -143,18 +143,18 @@ def to_number(
 _UNICODE = str.maketrans({'\u2212': '-', '\u2013': '-', '×': r'\times ', '·': r'\cdot ', '÷': '/', 'π': r'\pi ', '√': r'\sqrt ', '∞': r'\infty ', '≤': r'\le ', '≥': r'\ge ',
                           '°': r'^\circ ', '²': '^2', '³': '^3', '½': r'\frac{1}{2}', '∪': r'\cup ', '∈': r'\in ', '∅': r'\{\}', '\u2019': "'"})
 _FUNCTIONS = 'arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|pi'
-_SPELLINGS = [(re.compile(pattern), to) for pattern, to in (
+_SPELLINGS = [(re.compile(pattern.replace(r'\>', '(?![a-zA-Z])')), to) for pattern, to in (   # \> ends a command, as in \le5
     (r',\s*\\!\s*(?=[0-9]{3})|\{,\}\s*(?=[0-9]{3})', ''),                                # 10,\!080
-    (r'(?<!\\)\\(?:!|left\b\.?|right\b\.?|[bB]igg?[lrm]?\b|displaystyle\b|textstyle\b|limits\b)|\*\*(?=\s|$)|(?<![^\s])\*\*(?=[^\s])', ''),
-    (r'(?<!\\)\\(?:[,;: ]|q?quad\b|thinspace\b)|[~\s]+', ' '),
+    (r'(?<!\\)\\(?:!|left\>\.?|right\>\.?|[bB]igg?[lrm]?\>|displaystyle\>|textstyle\>|limits\>)|\*\*(?=\s|$)|(?<![^\s])\*\*(?=[^\s])', ''),
+    (r'(?<!\\)\\(?:[,;: ]|q?quad\>|thinspace\>)|[~\s]+', ' '),
     (r'\\(?:text(?:bf|it|rm|sf|tt|normal)|math(?:rm|bf|it|sf|tt)|[mh]box|operatorname\*?|boldsymbol)\b\s*\{', r'\\text{'), (r'\\text\s+\{', r'\\text{'),
     (r'(?<!\\)\\\$', '¤'), (r'(?<!\\)\\[()\[\]]', ' '),                                  # money, and the marks of mathematics
     (r'\\text\{\s*(and|or|percent)\s*\}', r' \1 '), (r'\s*\bper\s?cent\b|\\%', '%'),
-    (r'\\[dtc]frac\b', r'\\frac'), (r'\\frac\s*([0-9a-zA-Z])', r'\\frac{\1}'), (r'\\sqrt\s*([0-9a-zA-Z])', r'\\sqrt{\1}'),
+    (r'\\[dtc]frac\>', r'\\frac'), (r'\\frac\s*([0-9a-zA-Z])', r'\\frac{\1}'), (r'\\sqrt\s*([0-9a-zA-Z])', r'\\sqrt{\1}'),
     (r'(\\frac\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*){0,9}\})\s*([0-9a-zA-Z])', r'\1{\2}'),
-    (r'\\geq(?:slant)?\b', r'\\ge '), (r'\\leq(?:slant)?\b', r'\\le '), (r'\\gt\b', '>'), (r'\\lt\b', '<'), (r'<=', r'\\le '), (r'>=', r'\\ge '),
-    (r'\\lbrace\b', r'\\{'), (r'\\rbrace\b', r'\\}'), (r'\\langle\b', '('), (r'\\rangle\b', ')'), (r'\\(?:emptyset|varnothing)\b', r'\\{\\}'),
-    (r'\^\s*(?:\\circ\b|\{\s*\\circ\s*\})|\\degree\b|\\text\{\s*degrees?\s*\}|\bdegrees?\b', r'^\\circ '),
+    (r'\\geq(?:slant)?\>', r'\\ge '), (r'\\leq(?:slant)?\>', r'\\le '), (r'\\gt\>', '>'), (r'\\lt\>', '<'), (r'<=', r'\\le '), (r'>=', r'\\ge '),
+    (r'\\lbrace\>', r'\\{'), (r'\\rbrace\>', r'\\}'), (r'\\langle\>', '('), (r'\\rangle\>', ')'), (r'\\(?:emptyset|varnothing)\>', r'\\{\\}'),
+    (r'\^\s*(?:\\circ\>|\{\s*\\circ\s*\})|\\degree\>|\\text\{\s*degrees?\s*\}|\bdegrees?\b', r'^\\circ '),
     (r'\b(?:np|numpy|math|sympy)\.(?=[a-z])', ''), (r'(?<=[\w)])\*\*(?=[\w(-])', '^'), (r'(?<![\\A-Za-z])a(?=(?:sin|cos|tan)\()', 'arc'),
     (rf'(?<![\\A-Za-z{{])({_FUNCTIONS})(?![A-Za-z}}])', r'\\\1 '), (r'(\d)\.(?=/|$)', r'\1'))]
 
@@ -218,7 +218,7 @@ def _flat(parts:list[str]) -> tuple:
     return tuple(q for t in read for q in (t.parts if t.kind == 'list' else [t]))    # 3, 1 \pm \sqrt{2}
 
 def _read_union(text:str) -> Tree|None:
-    parts, seps = _split(text, r'\\cup\b')
+    parts, seps = _split(text, r'\\cup(?![a-zA-Z])')
     return Tree('union', text, tuple(map(read_answer, parts))) if seps and all(parts) else None
 
 def _read_either(text:str) -> Tree|None:
@@ -241,7 +241,7 @@ def _read_brackets(text:str) -> Tree|None:
     return Tree(kind, text, _flat(parts)) if kind in ('()', '[]', '(]', '[)', '{}') and (parts or kind == '{}') else None
 
 def _read_relation(text:str) -> Tree|None:
-    sides, ops = _split(text, r'\\le\b|\\ge\b|\\in\b|[<>]|(?<![!:\\])=')
+    sides, ops = _split(text, r'\\(?:le|ge|in)(?![a-zA-Z])|[<>]|(?<![!:\\])=')
     if not ops or not all(sides): return None
     if set(ops) == {'='}: return Tree('=', text, tuple(map(read_answer, sides)))
     if ops == [r'\in'] and _NAME.fullmatch(sides[0]): t = read_answer(sides[1]); return Tree(t.kind, t.text, t.parts, _key(sides[0]))
@@ -394,7 +394,7 @@ def _to_sympy(text:str):
 def _points(names:list, whole:bool) -> list[dict]:
     "Five points at which formulas are compared; whole numbers for floors and factorials, with odd and even ones"
     import sympy
-    value = lambda i, k: 2 + (7*i + 3*k) % 11 if whole else sympy.Rational((-1)**(k*(i + 1) % 2)*(17 + 6*i + 5*k), 11 + 2*i + 3*k)
+    value = lambda i, k: 2 + (7*i + 3*k) % 11 if whole else sympy.Rational((-1)**(k >> i % 2 & 1)*(17 + 6*i + 5*k), 11 + 2*i + 3*k)
     return [{name: value(i, k) for i, name in enumerate(names)} for k in range(5)]
 
 def _near(a, b) -> bool|None:
@@ -407,7 +407,9 @@ def _near(a, b) -> bool|None:
     return None if size < 1e-30 else bool(abs(a - b) <= size*sympy.Float(10)**-_DIGITS_COMPARED)
 
 # %% ../nbs/02_grade.ipynb #same-value
-def _is_real(v) -> bool: return v.is_number and abs(v.as_real_imag()[1]) < 1e-30
+def _comparable(u, v, point:dict) -> bool:
+    "Not where only one of them is real, left of zero: ln(x^2) against 2 ln x"
+    return all(t > 0 for t in point.values()) or (u.is_real is False) == (v.is_real is False)
 
 def _same_value(a:str, b:str, scale:Fraction=Fraction(1)) -> bool:
     "Compare two formulas; slow"
@@ -417,13 +419,12 @@ def _same_value(a:str, b:str, scale:Fraction=Fraction(1)) -> bool:
     x = x*sympy.Rational(scale.numerator, scale.denominator)
     names = sorted(x.free_symbols | y.free_symbols, key=str)
     if not names and x.is_Rational and y.is_Rational: return x == y
-    whole = x.has(sympy.floor, sympy.ceiling, sympy.factorial, sympy.binomial, sympy.Mod) or y.has(sympy.floor, sympy.ceiling, sympy.factorial, sympy.binomial, sympy.Mod)
+    whole = any(e.has(sympy.floor, sympy.ceiling, sympy.factorial, sympy.binomial, sympy.Mod) for e in (x, y))
     found = []
     for point in _points(names, whole) if names else [{}]:
         u, v = x.evalf(50, subs=point), y.evalf(50, subs=point)
-        near = _near(u, v)
-        if near is False and (u.is_real is not False) == (v.is_real is not False) or near is False and not any(t < 0 for t in point.values()): return False
-        found.append(near)
+        found.append(_near(u, v) if _comparable(u, v, point) else None)
+        if found[-1] is False: return False
     return True if found.count(True) > len(found)/3 else bool(sympy.simplify(x - y) == 0)
 
 def _same_solutions(a:Tree, b:Tree) -> bool:
@@ -442,13 +443,13 @@ def _with_algebra(a:Tree, b:Tree, scale:Fraction=Fraction(1)) -> bool:
 _OPTION = re.compile(r'\(([A-Ja-j])\)')
 _DEEPEST = 60
 
-def _too_deep(text:str) -> bool:
-    "Is it nested deeper than any answer, and than parsers can bear?"
+def _unreadable(text:str) -> bool:
+    "Is it longer or nested deeper than any answer, and than parsers can bear?"
     depth = deepest = 0
     for m in re.finditer(_NEST, text):
         depth += 1 if m['open'] else -1
         deepest = max(deepest, depth)
-    return deepest > _DEEPEST or len(re.findall(r'\\sqrt|\^|_', text)) > 4*_DEEPEST
+    return deepest > _DEEPEST or len(text) > 5000 or len(re.findall(r'\\sqrt|\^|_', text)) > 4*_DEEPEST
 
 def _decide(reference:str, answer:str, leaf) -> bool|None:
     "Is the answer the reference? `leaf` compares values"
@@ -459,7 +460,7 @@ def _decide(reference:str, answer:str, leaf) -> bool|None:
     option = _OPTION.fullmatch(_key(gold))
     chosen = re.fullmatch(r'\(?([A-Ja-j])\)?(?:[.):\s].*)?', _key(mine)) if option else None
     if chosen: return chosen[1].lower() == option[1].lower()
-    if _too_deep(gold) or _too_deep(mine): return False
+    if _unreadable(gold) or _unreadable(mine): return False
     return _same(read_answer(gold), read_answer(mine), leaf)
 
 def _graded(equal:bool|None, answer:str) -> Grade|None:
@@ -570,7 +571,7 @@ def _context():
     "How workers start: never as forks of this process, whose threads and models they would inherit"
     if 'forkserver' not in get_all_start_methods(): return get_context('spawn')
     context = get_context('forkserver')
-    context.set_forkserver_preload(['latex2sympy2_extended.latex2sympy2'])
+    context.set_forkserver_preload(['latex2sympy2_extended.latex2sympy2', 'cgd.grade'])
     return context
 
 # %% ../nbs/02_grade.ipynb #grade-slowly

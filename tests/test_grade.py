@@ -12,6 +12,9 @@ import cgd.grade as module
 from cgd.grade import GRADERS, find_answer, grade, grade_many, last_boxed, last_number, one_spelling, read_answer, to_number
 
 HERE = Path(__file__).parent
+# The second was written and committed before the grader was looked at, and scored when strict was done: 141 of 141 agreed at the first try
+# (24 Nov 2026; no label was changed). Whoever labelled it also wrote the grader, so both share their conventions about units and percent signs.
+CORPORA = 'grade_corpus.jsonl', 'grade_corpus_blind.jsonl'
 FOLDER = os.environ.get('CGD_BENCH_DIR')
 SETS = 'gsm8k_test', 'math500', 'minerva_math', 'olympiadbench_math', 'amc23', 'aime24', 'theoremqa'
 FORMS = dict(itself='{}', boxed=r'Thus $\boxed{{{}}}$.', sentence='So the answer is {}.', dollars='${}$', full_stop='{}.', spaces='  {}  ')
@@ -44,41 +47,45 @@ def test_a_number_is_right_however_it_is_written(n):
     assert grade(str(n), f'It is {n:,}.', 'flexible').outcome == 'right'
 
 
-@pytest.mark.parametrize('name', ['grade_corpus.jsonl', 'grade_corpus_blind.jsonl'])
-def test_strict_agrees_with_the_labels(name):
-    rows = corpus(name)
-    found = [g.outcome for g in grade_many([(r['reference'], r['completion']) for r in rows])]
-    differ = [(r, f) for r, f in zip(rows, found) if f != r['outcome']]
+@pytest.fixture(scope='module')
+def judged() -> dict:
+    "Each row of both corpora with what strict and lenient say, graded once"
+    rows = [dict(r, corpus=name) for name in CORPORA for r in corpus(name)]
+    pairs = [(r['reference'], r['completion']) for r in rows]
+    return [dict(r, strict=s.outcome, lenient=l.outcome) for r, s, l in zip(rows, grade_many(pairs), grade_many(pairs, 'lenient'))]
+
+
+@pytest.mark.parametrize('name', CORPORA)
+def test_strict_agrees_with_the_labels(name, judged):
+    rows = [r for r in judged if r['corpus'] == name]
+    differ = [r for r in rows if r['strict'] != r['outcome']]
     assert len(differ) <= .02*len(rows), differ
-    assert not [r for r, f in differ if r['outcome'] == 'wrong' and f == 'right'], differ   # none of the false ones is accepted
+    assert not [r for r in differ if r['outcome'] == 'wrong' and r['strict'] == 'right'], differ   # none of the false ones is accepted
 
 
 def test_the_corpus_is_large_and_has_every_kind():
-    by_hand, blind = corpus('grade_corpus.jsonl'), corpus('grade_corpus_blind.jsonl')
+    by_hand, blind = map(corpus, CORPORA)
     assert len(by_hand) + len(blind) >= 300 and len(blind) >= 100
     assert {'fraction', 'interval', 'set', 'tuple', 'matrix', 'unit', 'percent', 'text', 'boxes', 'known_false'} <= {r['kind'] for r in blind} & {r['kind'] for r in by_hand}
     assert all(r['outcome'] == 'wrong' for r in by_hand + blind if r['kind'] == 'known_false')
 
 
-def test_lenient_accepts_what_strict_accepts():
-    pairs = [(r['reference'], r['completion']) for r in corpus('grade_corpus_blind.jsonl')]
-    both = Counter((s.outcome, l.outcome) for s, l in zip(grade_many(pairs), grade_many(pairs, 'lenient')))
-    assert both['right', 'wrong'] == both['right', 'no_answer'] == 0 and both['wrong', 'right'] > 5, both
+def test_lenient_accepts_what_strict_accepts(judged):
+    both = Counter((r['strict'], r['lenient']) for r in judged)
+    assert both['right', 'wrong'] == both['right', 'no_answer'] == 0 and both['wrong', 'right'] > 20, both
 
 
-def test_the_same_text_graded_twenty_times_gives_the_same_score():
-    pairs = [(r['reference'], r['completion']) for r in corpus('grade_corpus_blind.jsonl')]
-    for grader in GRADERS: assert len({tuple(grade_many(pairs, grader)) for _ in range(20 if grader != 'strict' else 1)}) == 1
-    assert len({tuple(found) for found in batches(grade_many(pairs*20), len(pairs))}) == 1   # one pool, workers as they come
+def test_the_same_text_graded_twenty_times_gives_the_same_score(judged):
+    pairs = [(r['reference'], r['completion']) for r in judged[::20]]
+    for grader in GRADERS:
+        found = grade_many(pairs*20, grader)
+        assert len(pairs) > 20 and {tuple(found[i:i + len(pairs)]) for i in range(0, len(found), len(pairs))} == {tuple(found[:len(pairs)])}
 
 
-def batches(items:list, size:int): return (items[i:i + size] for i in range(0, len(items), size))
-
-
-def test_threads_may_grade_side_by_side():
-    pairs = [(r['reference'], r['completion']) for r in corpus('grade_corpus_blind.jsonl')][60:110]
-    with ThreadPoolExecutor(3) as threads: found = list(threads.map(lambda _: grade_many(pairs, workers=1), range(3)))
-    assert found[0] == found[1] == found[2] and Counter(g.outcome for g in found[0])['right'] > 10
+def test_threads_may_grade_side_by_side(judged):
+    rows = [r for r in judged if r['kind'] in ('expression', 'interval')][::4]
+    with ThreadPoolExecutor(3) as threads: found = list(threads.map(lambda _: [g.outcome for g in grade_many([(r['reference'], r['completion']) for r in rows], workers=1)], range(3)))
+    assert found == [[r['strict'] for r in rows]]*3
 
 
 def test_hostile_items_cost_their_timeout_and_no_more():
