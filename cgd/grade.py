@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GRADERS', 'Grade', 'last_boxed', 'boxed_answer', 'stated_answer', 'bare_answer', 'find_answer', 'last_number',
-           'to_number', 'one_spelling', 'Tree', 'read_answer', 'split_unit', 'strict', 'flexible', 'lenient', 'letter',
-           'exact', 'grade_many', 'grade', 'outcomes']
+           'to_number', 'one_spelling', 'Tree', 'read_answer', 'split_unit', 'strict', 'boxed', 'flexible', 'lenient',
+           'letter', 'exact', 'grade_many', 'grade', 'outcomes']
 
 # %% ../nbs/02_grade.ipynb #imports
 import logging, os, re
@@ -149,6 +149,7 @@ _SPELLINGS = [(re.compile(pattern.replace(r'\>', '(?![a-zA-Z])')), to) for patte
     (r'(?<!\\)\\(?:[,;: ]|q?quad\>|thinspace\>)|[~\s]+', ' '),
     (r'\\(?:text(?:bf|it|rm|sf|tt|normal)|math(?:rm|bf|it|sf|tt)|[mh]box|operatorname\*?|boldsymbol)\b\s*\{', r'\\text{'), (r'\\text\s+\{', r'\\text{'),
     (r'(?<!\\)\\\$', '¤'), (r'(?<!\\)\\[()\[\]]', ' '),                                  # money, and the marks of mathematics
+    (r'\\mathbb\s*\{?R\}?\>|\\text\{\s*all real numbers\s*\}', r'(-\\infty,\\infty)'),
     (r'\\text\{\s*(and|or|percent)\s*\}', r' \1 '), (r'\s*\bper\s?cent\b|\\%', '%'),
     (r'\\[dtc]frac\>', r'\\frac'), (r'\\frac\s*([0-9a-zA-Z])', r'\\frac{\1}'), (r'\\sqrt\s*([0-9a-zA-Z])', r'\\sqrt{\1}'),
     (r'(\\frac\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*){0,9}\})\s*([0-9a-zA-Z])', r'\1{\2}'),
@@ -167,7 +168,8 @@ def one_spelling(
     for pattern, to in _SPELLINGS: text = pattern.sub(to, text)
     text = re.sub(r'^\s*([-+]?)\s*\$(?=\s*[-+]?[0-9.,]+)', r'\1¤', text) if text.count('$') % 2 else text   # a lone dollar sign is money
     text = re.sub(r'\\sqrt\s*\(([^()]*)\)', r'\\sqrt{\1}', text.replace('$', ' '))
-    return ' '.join(text.split()).rstrip(' .,;:\\').lstrip(' ,;:')
+    text = ' '.join(text.split()).rstrip(' .,;:\\').lstrip(' ,;:')
+    return re.sub(r'^\\text\{([^{}]*)\}$', r'\1', text).strip()
 
 # %% ../nbs/02_grade.ipynb #split
 @dataclass(frozen=True)
@@ -439,20 +441,21 @@ def _same_solutions(a:Tree, b:Tree) -> bool:
 def _with_algebra(a:Tree, b:Tree, scale:Fraction=Fraction(1)) -> bool:
     return _same_solutions(a, b) if a.kind == '=' else _same_value(a.text, b.text, scale)
 
-# %% ../nbs/02_grade.ipynb #strict
+# %% ../nbs/02_grade.ipynb #decide
 _OPTION = re.compile(r'\(([A-Ja-j])\)')
-_DEEPEST = 60
+_LONGEST, _DEEPEST = 5000, 60   # characters, open brackets: more than any answer has, and than parsers can bear
 
 def _unreadable(text:str) -> bool:
-    "Is it longer or nested deeper than any answer, and than parsers can bear?"
+    "Is it nested too deeply, or a tower of powers and roots?"
     depth = deepest = 0
     for m in re.finditer(_NEST, text):
         depth += 1 if m['open'] else -1
         deepest = max(deepest, depth)
-    return deepest > _DEEPEST or len(text) > 5000 or len(re.findall(r'\\sqrt|\^|_', text)) > 4*_DEEPEST
+    return deepest > _DEEPEST or len(re.findall(r'\\sqrt|\^|_', text)) > 4*_DEEPEST
 
 def _decide(reference:str, answer:str, leaf) -> bool|None:
     "Is the answer the reference? `leaf` compares values"
+    if max(len(reference), len(answer)) > _LONGEST: return reference.strip() == answer.strip()
     a, b = to_number(reference), to_number(answer)
     if a is not None and b is not None and '$' not in reference + answer: return leaf(Tree('leaf', reference), Tree('leaf', answer))
     gold, mine = one_spelling(reference), one_spelling(answer)
@@ -466,11 +469,15 @@ def _decide(reference:str, answer:str, leaf) -> bool|None:
 def _graded(equal:bool|None, answer:str) -> Grade|None:
     return None if equal is None else Grade('right' if equal else 'wrong', answer)
 
+# %% ../nbs/02_grade.ipynb #strict
 def _says_only(completion:str, reference:str) -> bool:
     "Is the completion the reference and no more, even one with many words?"
     if len(completion) > 2*len(reference) + 20: return False
     key = _key(one_spelling(reference))
     return bool(key) and key == _key(one_spelling(completion))
+
+def _exactly(reference:str, answer:str, slow:bool) -> Grade|None:
+    return _graded(_decide(reference, answer, partial(_same_leaf, value=_with_algebra if slow else None)), answer)
 
 def strict(
     reference:str,  # plain or LaTeX
@@ -480,7 +487,16 @@ def strict(
     "Grade the boxed or stated answer, exactly"
     answer = completion.strip() if _says_only(completion, reference) else find_answer(completion)
     if not answer: return Grade('no_answer')
-    return _graded(_decide(reference, answer, partial(_same_leaf, value=_with_algebra if slow else None)), answer)
+    return _exactly(reference, answer, slow)
+
+def boxed(
+    reference:str,  # plain or LaTeX
+    completion:str,
+    slow:bool=False # may take any time: only in a worker that can be killed
+) -> Grade|None:    # None: cannot be decided quickly
+    "Grade what is boxed as strictly, and nothing else"
+    answer = boxed_answer(completion)
+    return _exactly(reference, answer, slow) if answer else Grade('no_answer')
 
 # %% ../nbs/02_grade.ipynb #flexible
 def flexible(
@@ -522,13 +538,13 @@ def lenient(
     return _graded(_decide(reference, answer, partial(_same_leaf_loosely, value=_value_loosely if slow else None)), answer)
 
 # %% ../nbs/02_grade.ipynb #letter
-_CHOICE = re.compile(r'[\s(\[*"]*(?:(?:option|choice|letter)\s+)?[\s(\[*"]*([A-Ja-j])(?![\w\'])(?P<rest>.*)', re.I | re.S)
-_SECOND = re.compile(r'[\s)\].,*]*(?:or|and|,|/|&)\s*[(\[]?[A-Ja-j](?![\w\'])', re.I)
+_CHOICE = re.compile(r'(?:(?:option|choice|letter)\s{1,3}[(\[*"]{0,4})?([A-Ja-j])(?![\w\'])(?P<rest>.*)', re.I | re.S)
+_SECOND = re.compile(r'[\s)\].,*]{0,9}(?:or|and|,|/|&)\s{0,9}[(\[]?[A-Ja-j](?![\w\'])', re.I)
 
 def _choice(text:str, alone:bool=False) -> str|None:
-    m = _CHOICE.match(re.sub(r'\\text(?:bf|rm|it)?\s*\{([^{}]*)\}|[$]', r'\1', text.strip()))
+    m = _CHOICE.match(re.sub(r'\\text(?:bf|rm|it)?\s*\{([^{}]*)\}|[$]', r'\1', text[:1000]).lstrip('([*" \t\n'))
     if not m or _SECOND.match(m['rest']): return None
-    if alone and not re.match(r'[)\].*:\s]*$|[).:]\**\s', m['rest']) or m[1] == 'a' and re.match(r'\s+[a-z]', m['rest']): return None
+    if alone and not re.fullmatch(r'[)\].*:\s]*|[).:]\*{0,2}\s.*', m['rest'], re.S) or m[1] == 'a' and re.match(r'\s+[a-z]', m['rest']): return None
     return m[1].upper()
 
 def letter(
@@ -552,9 +568,10 @@ def exact(
     "Grade by the same text: of the answer if one can be found, else of the whole completion"
     answer = find_answer(completion) or completion.strip()
     if not answer: return Grade('no_answer')
+    if len(answer) > _LONGEST: return _graded(answer == reference, answer)
     return _graded(_key(one_spelling(answer)).casefold() == _key(one_spelling(reference)).casefold(), answer)
 
-GRADERS = dict(strict=strict, lenient=lenient, flexible=flexible, letter=letter, exact=exact)  # name -> grader; a new one is a new entry
+GRADERS = dict(strict=strict, boxed=boxed, lenient=lenient, flexible=flexible, letter=letter, exact=exact)  # name -> grader; a new one is a new entry
 
 # %% ../nbs/02_grade.ipynb #worker
 def _judge(grader:str, reference:str, completion:str) -> Grade:

@@ -137,7 +137,7 @@ def kind(row:dict) -> str:
 
 @pytest.mark.parametrize('name', SETS)
 def test_no_gold_answer_passes_for_another(name, long):
-    equal = {tuple(pair) for pair in json.loads((HERE/'grade_equal_golds.json').read_text(encoding='utf-8'))}
+    equal = {pair for a, b, _ in json.loads((HERE/'grade_equal_golds.json').read_text(encoding='utf-8')) for pair in ((a, b), (b, a))}   # checked by hand
     groups = defaultdict(list)
     for row in bench(name, long): groups[kind(row)].append(row['answer'])
     steps = (1, 2, 7) if long else (1,)
