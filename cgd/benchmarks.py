@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BENCHMARKS', 'Benchmark', 'shuffled', 'to_item', 'Items', 'load_benchmark', 'final_part', 'stated', 'tolerant',
            'follows', 'ifeval_scores', 'follow_many', 'confine', 'run_code', 'to_program', 'passes', 'grade_items',
-           'judges', 'mc_scores', 'score_items', 'registry']
+           'mc_scores', 'score_items', 'registry']
 
 # %% ../nbs/08_benchmarks.ipynb #imports
 import ast, inspect, json, math, os, random, re, signal, string, subprocess, sys, tempfile
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from functools import cache, partial
+from functools import cache
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -39,7 +39,7 @@ class Benchmark:
     kind:str='math'               # of answer: math, letter, text, instructions, code or scores
     template:str=ASK              # what is asked; {prompt} and {shots} are filled in
     shots:str=''                  # worked examples: a file in CGD_BENCH_DIR, or hub:NAME:CONFIG:SPLIT
-    graders:tuple=('strict', 'flexible', 'lenient') # the names of its outcomes, the first one first
+    graders:tuple=('boxed', 'flexible', 'strict', 'lenient') # the names of its outcomes, the first one first
     metric:str='accuracy'         # what its papers report
     licence:str=''                # of the rows
     republish:bool=True           # whether its rows may be shown to others; none is shipped with cgd in any case
@@ -50,24 +50,25 @@ class Benchmark:
 
 # %% ../nbs/08_benchmarks.ipynb #registry
 _CONTEST = 'none stated; problems (c) MAA'
+_READ = 'strict', 'lenient', 'boxed', 'flexible'   # papers count a stated answer, boxed or not
 
 _MATHEMATICS = (
     Benchmark('math500', 500, 'math500', 'de7aba960e2c46b729a413a878d9c092b95474ccf90c52f455a8524d5ffe555d', 'HuggingFaceH4/MATH-500::test',
-              dict(id='unique_id'), licence='MIT', lm_eval='hendrycks_math500'),
+              dict(id='unique_id'), graders=_READ, licence='MIT', lm_eval='hendrycks_math500'),
     Benchmark('minerva', 272, 'minerva_math', 'cf7fe777001157afc262336c72fb1984d64e686b3d8e27a2b73769596cf2e402', 'math-ai/minervamath::test',
-              licence='CC BY-NC-SA 4.0'),
+              graders=_READ, licence='CC BY-NC-SA 4.0'),
     Benchmark('gsm8k', 1319, 'gsm8k_test', '7cd58963237960cc8f5364eac7444f3694605bef59530a1ab4caaf136027bc20', 'openai/gsm8k:main:test',
-              licence='MIT', lm_eval='gsm8k'),
+              graders=_READ, licence='MIT', lm_eval='gsm8k'),
     Benchmark('olympiad', 675, 'olympiadbench_math', '1f03760d849c078d047a2516631c2d6e43a7773693a929eb18b1e8ba1072d5eb',
-              'Hothan/OlympiadBench:OE_TO_maths_en_COMP:train', dict(answer='final_answer'), graders=('strict', 'flexible', 'lenient', 'tolerant'), licence='MIT'),
+              'Hothan/OlympiadBench:OE_TO_maths_en_COMP:train', dict(answer='final_answer'), graders=(*_READ, 'tolerant'), licence='MIT'),
     Benchmark('amc23', 40, 'amc23', '855e04d3a1eab619064f6e4e622828cb0a0891dbd193a47df7a2f05253a3134b', 'math-ai/amc23::test',
-              licence=_CONTEST, republish=False),
+              graders=_READ, licence=_CONTEST, republish=False),
     Benchmark('aime24', 30, 'aime24', 'd8c4d33e953b0d9c7e482b29afc57d4fc15d748a3fb3b22fcb37b85c9c79c743', 'HuggingFaceH4/aime_2024::train',
-              licence=_CONTEST, republish=False, lm_eval='aime24'),
-    Benchmark('aime25', 30, 'aime25', '', 'math-ai/aime25::test', licence=_CONTEST, republish=False, lm_eval='aime25'),
+              graders=_READ, licence=_CONTEST, republish=False, lm_eval='aime24'),
+    Benchmark('aime25', 30, 'aime25', '', 'math-ai/aime25::test', graders=_READ, licence=_CONTEST, republish=False, lm_eval='aime25'),
     Benchmark('theoremqa', 800, 'theoremqa', 'ef7a256b1768846cc28bb240966d9af5995d5883b42d97aadba0d5f0b63f2cd8', 'TIGER-Lab/TheoremQA::test',
               dict(question='Question', answer='Answer', answer_type='Answer_type', picture_required='Picture'),
-              graders=('tolerant', 'strict', 'flexible', 'lenient'), licence='MIT'),
+              graders=('tolerant', *_READ), licence='MIT'),
 )
 
 # %% ../nbs/08_benchmarks.ipynb #registry-rest
@@ -492,19 +493,6 @@ def grade_items(
     found = {name: [_OWN[name](row, text) for row, text in zip(items, texts)] if name in _OWN else
                    grade_many([(row['reference'], text) for row, text in zip(items, texts)], grader=name) for name in benchmark.graders}
     return [{k: v for name, grades in found.items() for k, v in ((name, grades[i].outcome), (f'{name}_answer', grades[i].answer))} for i in range(len(items))]
-
-# %% ../nbs/08_benchmarks.ipynb #judges
-def judges(
-    items:Items,          # a benchmark
-    allow_code:bool=False # whether code that a model wrote may run here
-) -> dict:                # grader -> function from records (with `id` and `completion`) to a list of `Grade`
-    "The graders of a benchmark, for records"
-    rows = {row['problem_id']: row for row in items}
-    def judge(name:str, records:list[dict]) -> list[Grade]:
-        if strange := [r['id'] for r in records if r['id'] not in rows]: raise CgdError(f'{items.benchmark.name}: {len(strange)} records are of other items, e.g. {strange[0]}')
-        found = grade_items(replace(items.benchmark, graders=(name,)), [rows[r['id']] for r in records], [r['completion'] for r in records], allow_code)
-        return [Grade(line[name], line.get(f'{name}_answer')) for line in found]
-    return {name: partial(judge, name) for name in items.benchmark.graders}
 
 # %% ../nbs/08_benchmarks.ipynb #mc-scores
 def mc_scores(

@@ -19,7 +19,8 @@ _STAGE_COMMANDS = {
     'refine': ('refine', '... and writes a refined answer to each'),
     'pairs': ('pairs', "... and every method's training pairs are built"),
     'train': ('train', '... and the student is fine-tuned by each method'),
-    'eval': ('eval', '... and every model is put to the benchmarks')}
+    'eval': ('eval', '... and every model is put to the benchmarks; with --regrade, only grades again what is there')}
+_SWITCHES = '--debug', '--regrade', '--allow-code'   # flags without a value
 
 def parser() -> argparse.ArgumentParser:
     "Commands and what they do"
@@ -131,8 +132,8 @@ def main(
 ) -> int:                     # 0 if done, 1 after an error that the user can mend, 130 if interrupted
     "The `cgd` command"
     words = list(sys.argv[1:] if words is None else words)
-    debug = '--debug' in words   # before the command or after it
-    args, rest = parser().parse_known_args([w for w in words if w != '--debug'])
+    on = set(words) & set(_SWITCHES)   # before the command or after it
+    args, rest = parser().parse_known_args([w for w in words if w not in on])
     if rest and args.command in ('report', 'doctor'): parser().error(f'{args.command} takes no {rest[0]}')
     try:
         if args.command == 'doctor': return doctor()
@@ -140,12 +141,14 @@ def main(
             from cgd.pipeline import report
             print(report(args.run)); return 0
         if args.command == 'store': print(store_command(args.path, args.action, tuple(args.files), args.stage, args.model)); return 0
-        from cgd.pipeline import run
+        from cgd.pipeline import regrade_run, run
         cfg = read_settings(args.command, rest)
+        if '--allow-code' in on: cfg = cfg.model_copy(update=dict(allow_code=True))
+        if '--regrade' in on and args.command == 'eval': print(regrade_run(cfg.path(), cfg.allow_code)); return 0
         made = run(cfg, _STAGE_COMMANDS[args.command][0])
         print(made if args.command == 'run' else f'{args.command}: done, see {cfg.path()}/')
         return 0
     except CgdError as e:
-        if debug: raise
+        if '--debug' in on: raise
         print(f'cgd: {e}', file=sys.stderr); return 1
     except KeyboardInterrupt: print('cgd: stopped; the same command goes on from here', file=sys.stderr); return 130

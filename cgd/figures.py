@@ -14,6 +14,8 @@ from matplotlib.patches import FancyBboxPatch
 
 import seaborn as sns
 
+from .evaluate import GRADER_NAMES, graders_in
+
 # %% ../nbs/10_figures.ipynb #method-colors
 METHODS = {'base': 'untrained student', 'sft': 'SFT (data\'s own solution)', 'dsft': 'Distilled SFT (teacher\'s answer)',
            'dsft_refined': 'Distilled SFT (x → ŷ)', 'cft': 'CFT (x, y′ → c)', 'cgd': 'CGD (x, y′, c → ŷ)', 'no_critique': 'no critique (x, y′ → ŷ)',
@@ -73,15 +75,16 @@ def plot_accuracy(
     title:str='',       # usually the benchmark
     ax:Axes=None        # drawn on if given, else a new plot
 ) -> Axes:
-    "Accuracy by method, by boxed answer and by last number, with 95% Wilson intervals"
+    "Accuracy by method with 95% intervals, by the first two graders: of mathematics the boxed answer and the last number"
     ax = ax or new_axes(6, .6 + .45 * len(results))
+    names = graders_in(results[0])[:2]
     for y, row in enumerate(results):
-        for grader, shift, face in (('strict', -.12, method_color(row['method'])), ('flexible', .12, 'white')):
+        for grader, shift, face in zip(names, (-.12, .12), (method_color(row['method']), 'white')):
             low, mid, high = (100 * row[f'{grader}{end}'] for end in ('_low', '', '_high'))
             ax.errorbar(mid, y + shift, xerr=[[mid - low], [high - mid]], fmt='o', ms=6, mfc=face, color=method_color(row['method']), capsize=0, lw=1.6)
     ax.set_yticks(range(len(results)), [method_label(r['method']) for r in results])
     ax.set(xlim=(0, None), ylim=(len(results) - .5, -.5), title=title)
-    ax.set_xlabel(f'accuracy, %, 95% interval (n = {results[0]["n"]})\nfull: boxed answer; hollow: last number', fontsize=9)
+    ax.set_xlabel(f'accuracy, %, 95% interval (n = {results[0]["n"]})\n{"; ".join(f"{mark}: {GRADER_NAMES.get(g, g)}" for mark, g in zip(("full", "hollow"), names))}', fontsize=9)
     return ax
 
 # %% ../nbs/10_figures.ipynb #plot-differences

@@ -570,7 +570,9 @@ class VllmEngine(LocalEngine):
                        enforce_eager=not gpu if cfg.enforce_eager is None else cfg.enforce_eager, quantization=cfg.quantization,
                        tensor_parallel_size=cfg.tensor_parallel_size, pipeline_parallel_size=cfg.pipeline_parallel_size,
                        enable_lora=bool(self.adapters), max_lora_rank=max(map(_rank, self.adapters), default=16),
-                       **(dict(gpu_memory_utilization=cfg.gpu_memory_utilization) if gpu else {}))
+                       **(dict(gpu_memory_utilization=cfg.gpu_memory_utilization) if gpu else
+                          # a prompt read in two pieces breaks seeded sampling on a CPU ("CPU Generator does not use offset"), so none is cut
+                          dict(enable_chunked_prefill=False, max_num_batched_tokens=max(4096, self.context))))
 
     def run(self, missing:dict[str, Request]) -> Iterator[Completion]:
         "Completions as they finish"

@@ -7,7 +7,8 @@ __all__ = ['STAGES', 'RunConfig', 'split_benchmark', 'benchmark_name', 'needed_v
            'check_teachers', 'check_config', 'teacher_of', 'usable_problems', 'fitting', 'open_student', 'served',
            'tune', 'keep_config', 'stages', 'run', 'save_traces', 'drafted', 'taught', 'split_traces',
            'validation_pairs', 'same_rows', 'load_tokenizer', 'save_lengths', 'make_pairs', 'examine', 'examine_all',
-           'ledger', 'save_ledger', 'read_records', 'results', 'caption', 'report', 'score_table', 'gap_table']
+           'clean_rows', 'ledger', 'save_ledger', 'read_records', 'results', 'caption', 'report', 'regrade_run',
+           'score_table', 'gap_table']
 
 # %% ../nbs/11_pipeline.ipynb #imports
 import json, re, sys
@@ -21,8 +22,9 @@ from typing import Literal
 from pydantic import Field, PositiveInt, field_validator
 
 from .core import CgdError, Config, content_hash, read_table, write_atomic, write_table
-from .data import load_problems, overlap
-from .evaluate import EvalConfig, GRADERS, compare, evaluate, summarise
+from .data import decontaminate, load_problems, overlap
+from .benchmarks import load_benchmark
+from .evaluate import GRADER_NAMES, EvalConfig, changed_outcomes, compare, evaluate, graders_in, graders_of, regrade_items, summarise
 from .generate import Engine, EngineConfig, SampleConfig, Store, engine_name, find_model, open_engine, sessions
 from .rollouts import draft, unsolved
 from .teacher import TeacherConfig, critique, direct, ignored_settings, open_teacher, own_settings, share_out, teach
@@ -43,7 +45,9 @@ class RunConfig(Config):
     validation:str|None=None          # more problems, taught like the others but not trained on, e.g. val:40; their loss is watched, and train.keep=best chooses by it
     methods:tuple[str, ...]=('dsft_refined', 'cgd') # what the student is tuned by, each from the untrained student: a view, two mixed (cgd+dsft_refined), or one annealed to the other (cgd-to-dsft_refined)
     budget:Literal['rows', 'target_tokens']='rows' # what all methods have equally much of; rows are the same problems, too
-    benchmarks:tuple[str, ...]=('test:200', 'shifted:100') # what is evaluated, like `problems`; a number after the last colon takes the first so many
+    benchmarks:tuple[str, ...]=('test:200', 'shifted:100') # what is evaluated: test, math500, gsm8k, ifeval ... (see benchmarks.registry), or like `problems`; a number after the last colon takes the first so many
+    allow_code:bool=False             # humaneval: run the code that models write, confined, on this machine
+    decontaminate:bool=True           # leave out training problems and traces that give a test problem away
     engine:EngineConfig=EngineConfig() # how the student runs
     teacher_engine:EngineConfig=EngineConfig() # how an LM teacher runs
     draft:SampleConfig=SampleConfig() # how drafts are drawn
@@ -104,8 +108,10 @@ def check_problems(cfg:RunConfig):
     if cfg.train.keep == 'best' and not held_out: raise CgdError('train.keep=best chooses a checkpoint by the loss on a validation set; name one, e.g. validation: val:40')
     if shared := overlap(problems, held_out): raise CgdError(f'validation: {len(shared)} problems of {cfg.validation} are trained on, too; take them out of one')
     for spec in cfg.benchmarks:
-        tested = load_problems(*split_benchmark(spec)).rows
-        if lacking := [r for r in tested if r['reference'] is None]: raise CgdError(f'benchmarks: {spec}: {lacking[0]["problem_id"]} has no reference to grade against')
+        items = load_benchmark(*split_benchmark(spec))
+        tested, kind = items.rows, items.benchmark.kind
+        if kind == 'code' and not cfg.allow_code: raise CgdError(f'benchmarks: {spec} runs code that models wrote, confined, on this machine; if it may, say so with --allow-code')
+        if kind not in ('instructions', 'scores') and (lacking := [r for r in tested if r['reference'] is None]): raise CgdError(f'benchmarks: {spec}: {lacking[0]["problem_id"]} has no reference to grade against')
         for what, rows in (('trained on', problems), ('in the validation set', held_out)):
             if shared := overlap(rows, tested): raise CgdError(f'benchmarks: {len(shared)} problems of {spec} are {what}, too; take them out of one')
 
@@ -205,7 +211,7 @@ def stages(
         if upto == 'critique': yield 'critique', taught(cfg, traces, store, critique)
         traces = taught(cfg, traces, store)
         yield 'refine', traces
-        seen, held_out = split_traces(cfg, traces)
+        seen, held_out = split_traces(cfg, clean_rows(cfg, traces, 'traces'))
         pairs = make_pairs(cfg, seen)
         yield 'pairs', pairs
         models = {'base': cfg.student} | {method: tune(cfg, p, validation_pairs(cfg, method, held_out)) for method, p in pairs.items()}
@@ -242,6 +248,7 @@ def drafted(
 ) -> list[dict]:   # drafts, less those of problems that need no teaching
     "What the student makes of the problems"
     problems = usable_problems(cfg.problems, cfg.n_problems) + (usable_problems(*split_benchmark(cfg.validation)) if cfg.validation else [])
+    problems = clean_rows(cfg, problems, 'problems')
     with open_student(cfg) as student: traces = save_traces(cfg, fitting(draft(problems, student, store, cfg.draft)))
     if not cfg.drop_solved: return traces
     left = {p['problem_id'] for p in unsolved(problems, traces)}
@@ -327,9 +334,10 @@ def examine(
 ):
     "Put one model to every benchmark and keep its records"
     for spec in cfg.benchmarks:
-        problems = usable_problems(*split_benchmark(spec))
-        print(f'{method} on {benchmark_name(spec)}: {len(problems)} problems')
-        write_table(evaluate(engine, problems, cfg.eval, store), cfg.path('records', f'{method}.{benchmark_name(spec)}.parquet'))
+        items = load_benchmark(*split_benchmark(spec))
+        for message in items.skipped: print(f'skipped: {message}', file=sys.stderr)
+        print(f'{method} on {benchmark_name(spec)}: {len(items)} problems')
+        write_table(evaluate(engine, items, cfg.eval, store, cfg.allow_code), cfg.path('records', f'{method}.{benchmark_name(spec)}.parquet'))
 
 def examine_all(
     cfg:RunConfig,        # the run
@@ -346,6 +354,21 @@ def examine_all(
         for method in models:
             engine.set_adapter(adapters.get(method))
             examine(cfg, method, engine, store)
+
+# %% ../nbs/11_pipeline.ipynb #decontaminate
+def clean_rows(
+    cfg:RunConfig,   # the run
+    rows:list[dict], # problems or traces
+    stage:str        # what they are, for the report
+) -> list[dict]:     # those that give no test problem away
+    "Leave out what is too near to a benchmark"
+    if not cfg.decontaminate: return rows
+    tests = [row for spec in cfg.benchmarks for row in load_benchmark(*split_benchmark(spec)).rows]
+    kept, hits = decontaminate(rows, tests)
+    if hits: print(f'left out: {len(rows) - len(kept)} of {len(rows)} {stage} that give a test problem away; see {cfg.path("contamination-" + stage + ".csv")}')
+    _csv(hits, cfg.path(f'contamination-{stage}.csv'))
+    if not kept: raise CgdError(f'problems: all {len(rows)} {stage} give a test problem away; see {cfg.path(f"contamination-{stage}.csv")}')
+    return kept
 
 # %% ../nbs/11_pipeline.ipynb #ledger
 def ledger(
@@ -385,9 +408,10 @@ def results(
     methods = ['base', *[m for m in cfg.methods if any(m == method for method, _ in records)]]
     if missing := [f'{m} on {b}' for b in benchmarks for m in methods if (m, b) not in records] or ([] if benchmarks else ['base']):
         raise CgdError(f'not evaluated yet: {", ".join(missing)}; run `cgd eval` first')
-    scores = [dict(benchmark=b, method=m, **summarise(records[m, b])) for b in benchmarks for m in methods]
+    graders = {b: graders_of(records['base', b]) for b in benchmarks}
+    scores = [dict(benchmark=b, method=m, **summarise(records[m, b], graders[b])) for b in benchmarks for m in methods]
     gaps = [dict(benchmark=b, grader=g, a=y, b=x, **compare(records[y, b], records[x, b], g))
-            for b in benchmarks for g in GRADERS for x, y in combinations(methods, 2)]
+            for b in benchmarks for g in graders[b] for x, y in combinations(methods, 2)]
     return scores, gaps
 
 # %% ../nbs/11_pipeline.ipynb #report
@@ -411,23 +435,44 @@ def report(
     figure.savefig(folder/'figure.png', dpi=150); plt.close(figure)
     return '\n'.join([score_table(scores), '', gap_table(gaps), '', caption(cfg), f'All of it is in {folder}/'])
 
+# %% ../nbs/11_pipeline.ipynb #regrade
+def regrade_run(
+    folder:str|Path,      # of a run with records
+    allow_code:bool=False # whether code that models wrote may run here
+) -> str:                 # what changed, and the report
+    "Grade every stored answer again, and make the report anew"
+    cfg, said = RunConfig.load(Path(folder, 'config.yaml')), []
+    items = {benchmark_name(spec): load_benchmark(*split_benchmark(spec)) for spec in cfg.benchmarks}
+    for (method, name), old in read_records(Path(folder)).items():
+        if name not in items: continue   # of a benchmark that the run has no more
+        new = regrade_items(items[name], old, allow_code)
+        write_table(new, Path(folder, 'records', f'{method}.{name}.parquet'))
+        said += [f'{method} on {name}: {c["n"]} graded {c["old"]} before and {c["new"]} now by {c["grader"]}' for c in changed_outcomes(old, new) if c['old'] is not None]   # a new grader changes nothing
+    return '\n'.join([*said, 'nothing changed' if not said else '', report(folder)])
+
 # %% ../nbs/11_pipeline.ipynb #tables
 def _range(row:dict, name:str) -> str:
     return f'{100 * row[name]:.1f} [{100 * row[f"{name}_low"]:.1f}, {100 * row[f"{name}_high"]:.1f}]'
 
 def score_table(
     scores:list[dict] # from `results`
-) -> str:             # one line a model and benchmark
-    "Accuracy in percent with its 95% Wilson interval, and how the answers look"
+) -> str:             # one line a model and benchmark; benchmarks that are graded alike stand together
+    "Accuracy in percent with its 95% interval by the first two graders, and how the answers look"
     import pandas as pd
-    return pd.DataFrame([{'benchmark': r['benchmark'], 'method': r['method'], 'n': r['n'], 'boxed %': _range(r, 'strict'), 'last number %': _range(r, 'flexible'),
-                          'in format %': f'{100 * r["in_format"]:.0f}', 'tokens': f'{r["mean_tokens"]:.0f}', 'cut %': f'{100 * r["truncated"]:.0f}'} for r in scores]).to_string(index=False)
+    alike = defaultdict(list)
+    for r in scores:
+        marks = graders_in(r)[:2]
+        alike[tuple(marks)].append({'benchmark': r['benchmark'], 'method': r['method'], 'n': r['n'], **{f'{GRADER_NAMES.get(g, g)} %': _range(r, g) for g in marks},
+                                    'in format %': f'{100 * r["in_format"]:.0f}', 'tokens': f'{r["mean_tokens"]:.0f}', 'cut %': f'{100 * r["truncated"]:.0f}'})
+    return '\n\n'.join(pd.DataFrame(rows).to_string(index=False) for rows in alike.values())
 
 def gap_table(
     gaps:list[dict] # from `results`
 ) -> str:           # one line a pair, benchmark and grader
     "Paired differences in points with their 95% intervals"
     import pandas as pd
-    names = dict(strict='boxed', flexible='last number')
-    return pd.DataFrame([{'benchmark': r['benchmark'], 'graded by': names[r['grader']], 'difference': f'{r["a"]} - {r["b"]}', 'n': r['n'],
-                          'points': f'{100 * r["difference"]:+.1f} [{100 * r["low"]:+.1f}, {100 * r["high"]:+.1f}]', 'McNemar p': '' if pd.isna(r['p']) else f'{r["p"]:.2g}'} for r in gaps]).to_string(index=False)
+    first = defaultdict(dict)
+    for r in gaps: first[r['benchmark']][r['grader']] = None
+    return pd.DataFrame([{'benchmark': r['benchmark'], 'graded by': GRADER_NAMES.get(r['grader'], r['grader']), 'difference': f'{r["a"]} - {r["b"]}', 'n': r['n'],
+                          'points': f'{100 * r["difference"]:+.1f} [{100 * r["low"]:+.1f}, {100 * r["high"]:+.1f}]', 'McNemar p': '' if pd.isna(r['p']) else f'{r["p"]:.2g}'}
+                         for r in gaps if r['grader'] in list(first[r['benchmark']])[:2]]).to_string(index=False)

@@ -4,6 +4,7 @@ import re
 import pytest
 import yaml
 
+from cgd.benchmarks import BENCHMARKS
 from cgd.core import shipped
 from cgd.data import SETS
 from cgd.pipeline import RunConfig, check_names, split_benchmark
@@ -14,7 +15,7 @@ FILES = sorted(str(f.relative_to(FOLDER)) for f in FOLDER.rglob('*.yaml'))
 PAPER, GPU = ([f for f in FILES if f.startswith(folder)] for folder in ('paper/', 'gpu/'))
 
 def load(file): return RunConfig.load(FOLDER/file)
-def teachers(cfg): return cfg.teacher if isinstance(cfg.teacher, tuple) else (cfg.teacher,)
+def teachers(cfg): return cfg.teacher
 
 def test_all_are_here(): assert len(PAPER) == 3 and len(GPU) == 3 and {'cpu.yaml', 'cpu_full.yaml'} < set(FILES)
 
@@ -26,7 +27,7 @@ def test_runs_as_far_as_names_go(file):
     device, times = accumulation(cfg.train)
     assert device*times == cfg.train.batch_size and device == cfg.train.device_batch_size
     specs = [split_benchmark(spec)[0] for spec in (cfg.problems, *cfg.benchmarks, *([cfg.validation] if cfg.validation else []))]
-    for spec in specs: assert spec in SETS or re.fullmatch(r'hub:[\w.-]+/[\w.-]+(:\w*){0,2}(\[\d+:\d+\])?', spec)
+    for spec in specs: assert spec in SETS or spec in BENCHMARKS or re.fullmatch(r'hub:[\w.-]+/[\w.-]+(:\w*){0,2}(\[\d+:\d+\])?', spec)
     assert all(t == 'reference' or re.fullmatch(r'vllm:[\w.-]+/[\w.-]+', t) for t in teachers(cfg))
 
 PUBLISHED = {   # file -> student, teacher, tokens of an answer in the tests
