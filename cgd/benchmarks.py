@@ -60,7 +60,7 @@ _MATHEMATICS = (
     Benchmark('gsm8k', 1319, 'gsm8k_test', '7cd58963237960cc8f5364eac7444f3694605bef59530a1ab4caaf136027bc20', 'openai/gsm8k:main:test',
               graders=_READ, licence='MIT', lm_eval='gsm8k'),
     Benchmark('olympiad', 675, 'olympiadbench_math', '1f03760d849c078d047a2516631c2d6e43a7773693a929eb18b1e8ba1072d5eb',
-              'Hothan/OlympiadBench:OE_TO_maths_en_COMP:train', dict(answer='final_answer'), graders=(*_READ, 'tolerant'), licence='MIT'),
+              'Hothan/OlympiadBench:OE_TO_maths_en_COMP:train', dict(answer='final_answer'), graders=_READ, licence='MIT'),
     Benchmark('amc23', 40, 'amc23', '855e04d3a1eab619064f6e4e622828cb0a0891dbd193a47df7a2f05253a3134b', 'math-ai/amc23::test',
               graders=_READ, licence=_CONTEST, republish=False),
     Benchmark('aime24', 30, 'aime24', 'd8c4d33e953b0d9c7e482b29afc57d4fc15d748a3fb3b22fcb37b85c9c79c743', 'HuggingFaceH4/aime_2024::train',
@@ -136,6 +136,7 @@ def _letter(raw:dict) -> tuple[dict, dict]:
     if options is None: options, right = shuffled([raw[k].strip() for k in ('Correct Answer', *(f'Incorrect Answer {i}' for i in (1, 2, 3)))], raw['id'])
     else:
         options = ast.literal_eval(options) if isinstance(options, str) else list(options)   # MuSR's are a list as Python prints it
+        if raw.get('answer') and raw['answer'] not in tuple('ABCDEFGHIJ'): raise CgdError(f'answer: {raw["answer"]!r} is no letter from A to J')
         right = string.ascii_uppercase.index(raw['answer']) if raw.get('answer') else int(raw['answer_index'])
     if not 0 <= right < len(options): raise CgdError(f'the answer is option {right + 1} of {len(options)}')
     stem = f'{raw["narrative"]}\n\n{raw["question"]}' if 'narrative' in raw else raw.get('problem') or raw['question']
@@ -263,7 +264,7 @@ def final_part(
 
 # %% ../nbs/08_benchmarks.ipynb #stated
 _SAID = re.compile(r'answer\s+is:?\s*(.*)', re.I)
-_CHOSEN = re.compile(r'\(?([A-Z])\)?(?![\w\'])')
+_CHOSEN = re.compile(r'\(?([A-Za-z])\)?(?![\w\'])')
 
 def _said(text:str) -> str|None:
     "The answer that a text states: its last box, else the rest of the line after its last `answer is`"
@@ -279,8 +280,8 @@ def stated(
     said = _said(text)
     if said is None: return Grade('no_answer')
     bare = lambda t: ' '.join(re.sub(r'\*|\\(?=[{}])', '', t).strip().strip('"\'`$').removesuffix('.').casefold().split())
-    letter = re.fullmatch(r'\(([A-Z])\)', row['reference'])
-    if letter: right = bool((m := _CHOSEN.match(said.strip(' *"\'`$'))) and m[1] == letter[1])
+    letter = re.fullmatch(r'\(([A-Za-z])\)', row['reference'])
+    if letter: right = bool((m := _CHOSEN.match(said.strip(' *"\'`$'))) and m[1].upper() == letter[1].upper())
     else: right = bare(said) == bare(row['reference'])
     return Grade('right' if right else 'wrong', said)
 
@@ -306,7 +307,8 @@ def tolerant(
     if said is None: return Grade('no_answer')
     about, gold, mine = row['item'], _values(row['reference']), _values(said)
     if None in gold: return stated(row, f'\\boxed{{{said}}}')
-    if len(gold) == 1 and None in mine and (number := last_number(said)): mine = [_value(number)]   # `about 12 metres`
+    if len(gold) == 1 and (whole := _value(said.replace('{,}', ',').strip(' $'))) is not None: mine = [whole]   # 1,000 is no list, and 10^{-5} a number
+    elif len(gold) == 1 and None in mine and (number := last_number(said)): mine = [_value(number)]   # `about 12 metres`
     near = .04 if 'float' in about.get('answer_type', '') else 0.
     close = lambda a, b: b is not None and abs(a - b) <= max(near*abs(a), float(about.get('error') or 0), 1e-9*abs(a))
     return Grade('right' if len(gold) == len(mine) and all(map(close, gold, mine)) else 'wrong', said)
@@ -464,7 +466,7 @@ def passes(
     rows:list[dict],  # items of HumanEval
     texts:list[str],  # a reply to each
     allow_code:bool=False # whether code that a model wrote may run here
-) -> list[dict]:      # outcome `code`, the error, if any, as `code_answer`, and how it was `confined`
+) -> list[dict]:      # outcome `code`, the error, if any, as `code_error`, and how it was `confined`
     "Run each reply against its tests; raises CgdError unless that is allowed and can be confined"
     if not allow_code: raise CgdError('humaneval: it runs code that a model wrote; if that may be done on this machine, say so: --allow-code (allow_code=True)')
     trial = run_code('import collections, functools, hashlib, heapq, itertools, math, re, string, typing')
@@ -473,7 +475,7 @@ def passes(
         print('humaneval: this system grants no namespaces, so code is held by limits alone: it can read and remove files as you can', file=sys.stderr)
     def one(row, text): return run_code(to_program(row, text)) if text.strip() else dict(outcome='no_answer', error='')
     with ThreadPoolExecutor(os.cpu_count()) as pool: results = list(pool.map(one, rows, texts))
-    return [dict(code=r['outcome'], code_answer=r['error'] or None, confined=trial['confined']) for r in results]
+    return [dict(code=r['outcome'], code_error=r['error'] or None, confined=trial['confined']) for r in results]
 
 # %% ../nbs/08_benchmarks.ipynb #grade-items
 _OWN = dict(stated=stated, tolerant=tolerant)

@@ -134,6 +134,7 @@ def main(
     words = list(sys.argv[1:] if words is None else words)
     on = set(words) & set(_SWITCHES)   # before the command or after it
     args, rest = parser().parse_known_args([w for w in words if w not in on])
+    if '--regrade' in on and args.command != 'eval': parser().error('--regrade is for eval')
     if rest and args.command in ('report', 'doctor'): parser().error(f'{args.command} takes no {rest[0]}')
     try:
         if args.command == 'doctor': return doctor()

@@ -249,11 +249,10 @@ def resampled(
     return tuple(map(float, np.quantile(resampled_means(shares, seed), [.025, .975])))
 
 def mean_interval(
-    shares:list[float], # one a problem
-    once:bool           # one sample a problem
+    shares:list[float] # one a problem
 ) -> tuple[float, float, float]: # mean, and its 95% interval
     "Wilson's where each problem was solved or not, else the bootstrap's"
-    binary = once and all(x in (0, 1) for x in shares)
+    binary = all(x in (0, 1) for x in shares)
     return mean(shares), *(wilson(round(sum(shares)), len(shares)) if binary else resampled(shares))
 
 # %% ../nbs/08_evaluate.ipynb #summarise
@@ -266,7 +265,9 @@ def summarise(
     line = dict(n=len({r['id'] for r in records}))
     for name in graders:
         shares = list(by_problem(records, name).values())
-        line |= dict(zip((name, f'{name}_low', f'{name}_high'), mean_interval(shares, len(shares) == len(records))))
+        line |= dict(zip((name, f'{name}_low', f'{name}_high'), mean_interval(shares)))
+    for way in ('strict', 'loose'):   # IFEval: the share of single instructions, too
+        if f'followed_{way}' in records[0]: line |= {f'instruction_{way}': mean(f for r in records for f in r[f'followed_{way}'])}
     form = 'boxed' if 'boxed' in graders else graders[0]
     return line | dict(in_format=mean(r[form] != 'no_answer' for r in records), mean_tokens=mean(r['completion_tokens'] for r in records),
                        truncated=mean(r['finish_reason'] == 'length' for r in records), detectable=detectable(line['n'], line[graders[0]]))
@@ -276,14 +277,15 @@ def at_k(
     records:list[dict], # with several samples a problem
     ks:tuple,           # numbers of samples
     grader:str='strict' # whose outcomes count
-) -> list[dict]:        # k, n, and avg, pass and maj with their intervals
+) -> list[dict]:        # k, n, and avg, pass and (where there are answers to vote on) maj with their intervals
     "What k samples are worth: one of them, the best of them, and their vote"
     rows = []
     for k in ks:
         first = [r for some in _at_least(records, k).values() for r in some[:k]]
-        values = dict(avg=by_problem(first, grader), **{'pass': pass_at_k(records, k, grader)}, maj=maj_at_k(records, k, grader))
+        values = dict(avg=by_problem(first, grader), **{'pass': pass_at_k(records, k, grader)})
+        if f'{grader}_answer' in records[0]: values |= dict(maj=maj_at_k(records, k, grader))   # code and instructions have no answer to vote on
         row = dict(k=k, n=len(values['avg']))
-        for name, found in values.items(): row |= dict(zip((name, f'{name}_low', f'{name}_high'), mean_interval(list(found.values()), False)))
+        for name, found in values.items(): row |= dict(zip((name, f'{name}_low', f'{name}_high'), mean_interval(list(found.values()))))
         rows.append(row)
     return rows
 
@@ -418,9 +420,14 @@ def _go_on(engine:Engine, records:list[dict], prompts:list[str], cfg:EvalConfig,
     requests = [sample_requests(r['id'], [dict(role='user', content=prompt)], cfg)[r['sample']] for r, prompt in zip(records, prompts)]
     return complete(engine, requests, store, stage)
 
+def _graded(problems:list|Items, records:list[dict]) -> list[dict]:
+    "Records with the outcomes of their benchmark's graders, and all else that they hold"
+    if not isinstance(problems, Items): return score(records)
+    return [dict(g, **{k: r[k] for k in ('critique', 'spent')}) for r, g in zip(records, regrade_items(problems, records))]
+
 def self_refine(
     engine:Engine,       # the model under test, which is its own critic
-    problems:list[dict], # rows with problem_id, prompt and reference
+    problems:list[dict]|Items, # rows with problem_id, prompt and reference; or a benchmark
     cfg:EvalConfig,      # how it is asked, each time
     store:Store,         # where completions are kept
     rounds:int=1         # of critique and refinement
@@ -428,13 +435,14 @@ def self_refine(
     "Answer, criticise, refine; repeated, it asks for nothing"
     if rounds < 0: raise CgdError(f'rounds: expected 0 or more, got {rounds}')
     tables = [[dict(r, critique=None, spent=r['completion_tokens']) for r in evaluate(engine, problems, cfg, store)]]
+    row = {p['problem_id']: p for p in problems}
     for _ in range(rounds):
         now = tables[-1]
-        shown = [dict(problem=ask(r['prompt'], cfg)[0]['content'], draft=final_part(r['completion'])) for r in now]
+        shown = [dict(problem=_messages(problems, row[r['id']], cfg)[0]['content'], draft=final_part(r['completion'])) for r in now]
         critiques = _go_on(engine, now, [VIEWS['cft'].prompt(p) for p in shown], cfg, store, 'self-critique')
         shown = [dict(p, critique=final_part(c.text)) for p, c in zip(shown, critiques)]
         answers = _go_on(engine, now, [VIEWS['cgd'].prompt(p) for p in shown], cfg, store, 'self-refine')
-        tables.append(score([dict(r, completion=a.text, finish_reason=a.finish_reason, completion_tokens=a.completion_tokens, key=a.key, critique=c.text,
+        tables.append(_graded(problems, [dict(r, completion=a.text, finish_reason=a.finish_reason, completion_tokens=a.completion_tokens, key=a.key, critique=c.text,
                                   spent=r['spent'] + c.completion_tokens + a.completion_tokens) for r, c, a in zip(now, critiques, answers)]))
     return tables
 
@@ -485,7 +493,7 @@ def at_budget(
     "What each way to spend tokens gets for them"
     rows, first = [], next(iter(strategies.values()))
     for name, records in strategies.items():
-        right, low, high = mean_interval(list(by_problem(records, grader).values()), True)
+        right, low, high = mean_interval(list(by_problem(records, grader).values()))
         gap = compare(records, first, grader)
         rows.append(dict(strategy=name, n=gap['n'], tokens=mean(r['spent'] for r in records), right=right, low=low, high=high, difference=gap['difference'], p=gap['p']))
     return rows

@@ -544,7 +544,7 @@ _SECOND = re.compile(r'[\s)\].,*]{0,9}(?:or|and|,|/|&)\s{0,9}[(\[]?[A-Ja-j](?![\
 def _choice(text:str, alone:bool=False) -> str|None:
     m = _CHOICE.match(re.sub(r'\\text(?:bf|rm|it)?\s*\{([^{}]*)\}|[$]', r'\1', text[:1000]).lstrip('([*" \t\n'))
     if not m or _SECOND.match(m['rest']): return None
-    if alone and not re.fullmatch(r'[)\].*:\s]*|[).:]\*{0,2}\s.*', m['rest'], re.S) or m[1] == 'a' and re.match(r'\s+[a-z]', m['rest']): return None
+    if alone and not re.fullmatch(r'[)\].*:\s]*|[).:]\*{0,2}\s.*', m['rest'], re.S) or m[1] in 'aI' and re.match(r'\s+[a-z]', m['rest']): return None   # `a` and `I` are words, too
     return m[1].upper()
 
 def letter(

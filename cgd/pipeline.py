@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'RunConfig', 'split_benchmark', 'benchmark_name', 'needed_views', 'check_names', 'check_problems',
-           'check_teachers', 'check_config', 'teacher_of', 'usable_problems', 'fitting', 'open_student', 'served',
-           'tune', 'keep_config', 'stages', 'run', 'save_traces', 'drafted', 'taught', 'split_traces',
+           'check_teachers', 'recipe', 'check_config', 'teacher_of', 'usable_problems', 'fitting', 'open_student',
+           'served', 'tune', 'keep_config', 'tuning', 'stages', 'run', 'drafted', 'taught', 'split_traces',
            'validation_pairs', 'same_rows', 'load_tokenizer', 'save_lengths', 'make_pairs', 'examine', 'examine_all',
-           'clean_rows', 'ledger', 'save_ledger', 'read_records', 'results', 'caption', 'report', 'regrade_run',
-           'score_table', 'gap_table']
+           'clean_rows', 'ledger', 'save_ledger', 'read_records', 'with_holm', 'results', 'caption', 'report',
+           'regrade_run', 'score_table', 'gap_table']
 
 # %% ../nbs/11_pipeline.ipynb #imports
 import json, re, sys
@@ -24,12 +24,12 @@ from pydantic import Field, PositiveInt, field_validator
 from .core import CgdError, Config, content_hash, read_table, write_atomic, write_table
 from .data import decontaminate, load_problems, overlap
 from .benchmarks import load_benchmark
-from .evaluate import GRADER_NAMES, EvalConfig, changed_outcomes, compare, evaluate, graders_in, graders_of, regrade_items, summarise
+from .evaluate import GRADER_NAMES, EvalConfig, changed_outcomes, compare, evaluate, graders_in, graders_of, holm, regrade_items, summarise
 from .generate import Engine, EngineConfig, SampleConfig, Store, engine_name, find_model, open_engine, sessions
 from .rollouts import draft, unsolved
 from .teacher import TeacherConfig, critique, direct, ignored_settings, open_teacher, own_settings, share_out, teach
-from .train import TrainConfig, merge, train
-from .views import Pairs, ViewConfig, build, compose, equal_budget, is_annealed, length_audit, lengths, same_pairs, target_tokens, views_of
+from .train import TrainConfig, check_training, merge, train
+from .views import ASK, VIEWS, Pairs, ViewConfig, build, compose, equal_budget, is_annealed, length_audit, lengths, same_pairs, target_tokens, views_of
 
 # %% ../nbs/11_pipeline.ipynb #run-config
 class RunConfig(Config):
@@ -91,13 +91,15 @@ def check_names(cfg:RunConfig):
     "Raise CgdError for methods and benchmarks that do not exist, stand twice, or train on the test"
     names = [benchmark_name(spec) for spec in cfg.benchmarks]
     if 'cgd_wrong' in needed_views(cfg): raise CgdError('methods: a run makes no stored wrong critiques, which cgd_wrong needs; use cgd with teach.wrong_rate')
+    if cfg.budget == 'target_tokens' and (both := [m for m in cfg.methods if len(views_of(m)) > 1]):
+        raise CgdError(f'budget: equal target tokens cannot be kept for {both[0]}, which takes each row from one of two views; take budget=rows')
     if name := _twice(cfg.methods) or _twice(names): raise CgdError(f'{name!r} stands twice; give each method and each benchmark once')
-    if cfg.problems in [split_benchmark(spec)[0] for spec in cfg.benchmarks]:
+    if cfg.methods and cfg.problems in [split_benchmark(spec)[0] for spec in cfg.benchmarks]:
         raise CgdError(f'benchmarks: {cfg.problems!r} is what the student is trained on; evaluate on another set')
 
 def check_problems(cfg:RunConfig):
     "Raise CgdError for problems that lack what the run needs of them, or that are both trained on and tested"
-    problems = load_problems(cfg.problems, cfg.n_problems).rows
+    problems = load_problems(cfg.problems, cfg.n_problems).rows if cfg.methods else []
     oracle = 'reference' in cfg.teacher
     needs = [*(['reference', 'solution'] if oracle else []), *(['solution'] if 'sft' in needed_views(cfg) else [])]
     for row in problems:
@@ -106,29 +108,51 @@ def check_problems(cfg:RunConfig):
                                                   'use an LM teacher (vllm:MODEL, say), and methods other than sft')
     held_out = load_problems(*split_benchmark(cfg.validation)).rows if cfg.validation else []
     if cfg.train.keep == 'best' and not held_out: raise CgdError('train.keep=best chooses a checkpoint by the loss on a validation set; name one, e.g. validation: val:40')
+    if twice := {p['problem_id'] for p in problems} & {p['problem_id'] for p in held_out} if not overlap(problems, held_out) else ():
+        raise CgdError(f'validation: {cfg.validation} and {cfg.problems} both have the problem_id {min(twice)!r}; give one of them other ids')
     if shared := overlap(problems, held_out): raise CgdError(f'validation: {len(shared)} problems of {cfg.validation} are trained on, too; take them out of one')
     for spec in cfg.benchmarks:
         items = load_benchmark(*split_benchmark(spec))
         tested, kind = items.rows, items.benchmark.kind
         if kind == 'code' and not cfg.allow_code: raise CgdError(f'benchmarks: {spec} runs code that models wrote, confined, on this machine; if it may, say so with --allow-code')
         if kind not in ('instructions', 'scores') and (lacking := [r for r in tested if r['reference'] is None]): raise CgdError(f'benchmarks: {spec}: {lacking[0]["problem_id"]} has no reference to grade against')
+        if items.benchmark.template != ASK and cfg.eval.template != ASK: raise CgdError(f'eval.template: {spec} is asked in a wording of its own; leave eval.template out')
         for what, rows in (('trained on', problems), ('in the validation set', held_out)):
-            if shared := overlap(rows, tested): raise CgdError(f'benchmarks: {len(shared)} problems of {spec} are {what}, too; take them out of one')
+            shared = overlap(rows, tested)   # a few are left out of the run; all of them are a mistake
+            if shared and (len(shared) == len(rows) or not cfg.decontaminate): raise CgdError(f'benchmarks: {len(shared)} problems of {spec} are {what}, too; take them out of one')
 
 def check_teachers(cfg:RunConfig):
     "Raise CgdError for teachers that cannot be, stand twice, or ignore what is set for them"
     if not cfg.teacher or (name := _twice(cfg.teacher)): raise CgdError(f'teacher: {f"{name!r} stands twice" if cfg.teacher else "name at least one"}')
+    known = {}
     for spec in cfg.teacher:
-        with teacher_of(cfg, spec): pass
+        with teacher_of(cfg, spec) as teacher: label = teacher.name, teacher.preset
+        if label in known: raise CgdError(f'teacher: {known[label]} and {spec} would both be {teacher.name} ({teacher.preset}) in the table; take one of them')
+        known[label] = spec
+    if own := [v for v in needed_views(cfg) if VIEWS[v].own and not any(spec.partition(':')[2] == cfg.student for spec in cfg.teacher)]:
+        raise CgdError(f'methods: {own[0]} is of what the student refined itself, so it must be a teacher, too: teacher: vllm:{cfg.student}')
     if unused := set.intersection(*(set(ignored_settings(spec, cfg.teach)) for spec in cfg.teacher)):
         raise CgdError(f'teach.{min(unused)}: no teacher of this run ({", ".join(cfg.teacher)}) uses it')
+    if cfg.engine.adapter or cfg.engine.adapters: raise CgdError('engine.adapter: a run tunes a whole model; merge the adapter into it, and name that folder as student')
     if cfg.drop_solved and cfg.draft.n == 1: raise CgdError('drop_solved: one draft does not tell whether a problem is always solved; set draft.n and draft.temperature')
 
-def check_config(cfg:RunConfig) -> RunConfig: # the same
+def recipe(
+    cfg:RunConfig, # the run
+    method:str     # one of its methods
+) -> TrainConfig:
+    "How a method is trained: annealed pairs have their order, and all epochs, written out; each method has its own place on the Hub"
+    how = cfg.train.model_copy(update=dict(order='given', epochs=1)) if is_annealed(method) else cfg.train
+    return how.model_copy(update=dict(push_to_hub=f'{how.push_to_hub}-{method.replace("+", "-and-")}')) if how.push_to_hub else how
+
+def check_config(
+    cfg:RunConfig,    # the run
+    upto:str='report' # how far it is to go
+) -> RunConfig:       # the same
     "Find now what would stop the run an hour from now; raises CgdError naming the setting"
     check_names(cfg)
     check_teachers(cfg)
     check_problems(cfg)
+    for method in cfg.methods if upto in ('train', 'eval', 'report') else (): check_training(recipe(cfg, method), cfg.student)
     return cfg
 
 # %% ../nbs/11_pipeline.ipynb #teacher-of
@@ -184,9 +208,7 @@ def tune(
 ) -> str:          # folder of a model, or of an adapter if those are served
     "Fine-tune the untrained student on a method's pairs; a finished training is not repeated"
     adapter = cfg.path('models', pairs.name)
-    # annealed pairs have their order, and all epochs, written out
-    how = cfg.train.model_copy(update=dict(order='given', epochs=1)) if is_annealed(pairs.name) else cfg.train
-    train(pairs, how, cfg.student, adapter, validation=held_out)
+    train(pairs, recipe(cfg, pairs.name), cfg.student, adapter, validation=held_out)
     return str(adapter) if served(cfg) else merge(cfg.student, adapter, cfg.path('models', f'{pairs.name}-merged'))
 
 # %% ../nbs/11_pipeline.ipynb #keep-config
@@ -194,29 +216,37 @@ def keep_config(cfg:RunConfig):
     "Write the config into the run's folder; raises CgdError if the folder is another run's"
     file = cfg.path('config.yaml')
     old, new = (RunConfig.load(file) if file.exists() else cfg).model_dump(mode='json'), cfg.model_dump(mode='json')
-    if changed := [k for k in new if old[k] != new[k]]:
+    if changed := [k for k in new if old[k] != new[k] and k not in ('allow_code', 'adapters')]:   # these two change no text
         raise CgdError(f'{file.parent}: made with other settings ({changed[0]}: {old[changed[0]]} there, {new[changed[0]]} now); give this run another --name')
     cfg.save(file)
 
 # %% ../nbs/11_pipeline.ipynb #stages
+def tuning(
+    cfg:RunConfig, # the run
+    store:Store,   # where completions are kept
+    upto:str       # what is wanted; a run that goes on refines a critique while the teacher remembers it
+) -> Iterator[tuple[str, object]]: # the last is 'train', with the folder of each method's student
+    "From problems to tuned students"
+    traces = drafted(cfg, store)
+    yield 'draft', traces
+    if upto == 'critique': yield 'critique', taught(cfg, traces, store, critique)
+    traces = taught(cfg, traces, store)
+    yield 'refine', traces
+    seen, held_out = split_traces(cfg, clean_rows(cfg, traces, 'traces'))
+    pairs = make_pairs(cfg, seen)
+    yield 'pairs', pairs
+    yield 'train', {method: tune(cfg, p, validation_pairs(cfg, method, held_out)) for method, p in pairs.items()}
+
 def stages(
-    cfg:RunConfig,    # the run
-    upto:str='report' # what is wanted; a run that goes on refines a critique while the teacher remembers it
+    cfg:RunConfig,    # the run; without methods the untrained student is evaluated, and nothing else
+    upto:str='report' # what is wanted
 ) -> Iterator[tuple[str, object]]: # a stage's name and what it made
     "Every stage of a run, in order"
-    keep_config(check_config(cfg))
+    keep_config(check_config(cfg, upto))
     with Store(cfg.path('store.sqlite')) as store:
-        traces = drafted(cfg, store)
-        yield 'draft', traces
-        if upto == 'critique': yield 'critique', taught(cfg, traces, store, critique)
-        traces = taught(cfg, traces, store)
-        yield 'refine', traces
-        seen, held_out = split_traces(cfg, clean_rows(cfg, traces, 'traces'))
-        pairs = make_pairs(cfg, seen)
-        yield 'pairs', pairs
-        models = {'base': cfg.student} | {method: tune(cfg, p, validation_pairs(cfg, method, held_out)) for method, p in pairs.items()}
-        yield 'train', models
-        examine_all(cfg, models, store)
+        tuned = {}
+        for stage, tuned in tuning(cfg, store, upto) if cfg.methods else (): yield stage, tuned
+        examine_all(cfg, {'base': cfg.student} | tuned, store)
         save_ledger(cfg, store)
         yield 'eval', list(cfg.path('records').iterdir())
     yield 'report', report(cfg.path())
@@ -229,19 +259,11 @@ def run(
     upto:str='report' # the last stage wanted
 ) -> object:          # what that stage made
     "One run, or the part of it up to a stage; whatever is already there is not made again"
-    for stage, made in stages(cfg, upto):
-        if stage == upto: return made
-    raise CgdError(f'{upto}: no such stage; known: {", ".join(STAGES)}')
+    if upto not in STAGES: raise CgdError(f'{upto}: no such stage; known: {", ".join(STAGES)}')
+    if not cfg.methods and upto not in ('eval', 'report'): raise CgdError(f'methods: {upto} needs some; a run without methods only evaluates')
+    return next(made for stage, made in stages(cfg, upto) if stage == upto)
 
-# %% ../nbs/11_pipeline.ipynb #save-traces
-def save_traces(
-    cfg:RunConfig,     # the run
-    traces:list[dict]  # the table as it stands
-) -> list[dict]:       # the same
-    "Keep the trace table in the run's folder"
-    write_table(traces, cfg.path('traces.parquet'))
-    return traces
-
+# %% ../nbs/11_pipeline.ipynb #traces
 def drafted(
     cfg:RunConfig, # the run
     store:Store    # where completions are kept
@@ -249,9 +271,11 @@ def drafted(
     "What the student makes of the problems"
     problems = usable_problems(cfg.problems, cfg.n_problems) + (usable_problems(*split_benchmark(cfg.validation)) if cfg.validation else [])
     problems = clean_rows(cfg, problems, 'problems')
-    with open_student(cfg) as student: traces = save_traces(cfg, fitting(draft(problems, student, store, cfg.draft)))
+    with open_student(cfg) as student: traces = fitting(draft(problems, student, store, cfg.draft))
+    write_table(traces, cfg.path('drafts.parquet'))
     if not cfg.drop_solved: return traces
     left = {p['problem_id'] for p in unsolved(problems, traces)}
+    if not left: raise CgdError('drop_solved: every draft of every problem is right, so nothing is left to teach; take harder problems')
     print(f'left out: {len(problems) - len(left)} of {len(problems)} problems, which every draft of theirs solves')
     return [t for t in traces if t['problem_id'] in left]
 
@@ -267,23 +291,29 @@ def taught(
         with teacher_of(cfg, spec) as teacher:
             rows = work(rows, teacher, store)
             done += direct(rows, teacher, store) if work is teach and 'dsft' in needed_views(cfg) else rows
-    return save_traces(cfg, done)
+    write_table(done, cfg.path('traces.parquet' if work is teach else 'critiques.parquet'))
+    return done
 
 def split_traces(
     cfg:RunConfig,     # the run
     traces:list[dict]  # of both kinds of problems
 ) -> tuple[list[dict], list[dict]]: # to train on, and of the validation set
     "Keep the validation set apart"
-    held_out = {p['problem_id'] for p in load_problems(*split_benchmark(cfg.validation)).rows} if cfg.validation else set()
-    return [t for t in traces if t['problem_id'] not in held_out], [t for t in traces if t['problem_id'] in held_out]
+    ids = {p['problem_id'] for p in load_problems(*split_benchmark(cfg.validation)).rows} if cfg.validation else set()
+    seen, held_out = ([t for t in traces if (t['problem_id'] in ids) == held] for held in (False, True))
+    if ids and not held_out: raise CgdError(f'validation: no problem of {cfg.validation} is left (too near a benchmark, too long, or always solved); name another set')
+    return seen, held_out
 
 def validation_pairs(
     cfg:RunConfig,      # the run
     method:str,         # whose loss is watched
     traces:list[dict]   # of the validation set
-) -> Pairs|None:        # in the form the method ends with; None without a validation set
+) -> Pairs|None:        # an annealed method's in the form it ends with; None without a validation set
     "A method's pairs of problems that it does not see"
-    return build(traces, views_of(method)[-1], cfg.views) if traces else None
+    if not traces: return None
+    names = views_of(method)
+    if is_annealed(method): return build(traces, names[-1], cfg.views)
+    return compose(method, {name: build(traces, name, cfg.views) for name in names}, cfg.views)
 
 def same_rows(
     views:list[Pairs] # of one trace table
@@ -319,6 +349,7 @@ def make_pairs(
     if cfg.budget == 'target_tokens': views = equal_budget(views, target_tokens(tokenizer))
     named = {v.name: v for v in views}
     pairs = {m: compose(m, named, cfg.views, cfg.train.epochs) for m in cfg.methods}
+    if empty := [p for p in pairs.values() if not p.rows]: raise CgdError(f'{empty[0].name}: no pairs to train on, left out: {empty[0].dropped}; loosen the filters of `views`, or take that method out')
     for first, *others in same_pairs(list(pairs.values())):
         for other in others: print(f'{other}: same pairs as {first} here, so reported as {first}'); del pairs[other]
     for method, p in pairs.items(): print(p); write_table(p.rows, cfg.path('pairs', f'{method}.jsonl'))
@@ -367,7 +398,7 @@ def clean_rows(
     kept, hits = decontaminate(rows, tests)
     if hits: print(f'left out: {len(rows) - len(kept)} of {len(rows)} {stage} that give a test problem away; see {cfg.path("contamination-" + stage + ".csv")}')
     _csv(hits, cfg.path(f'contamination-{stage}.csv'))
-    if not kept: raise CgdError(f'problems: all {len(rows)} {stage} give a test problem away; see {cfg.path(f"contamination-{stage}.csv")}')
+    if not kept: raise CgdError(f'problems: all {len(rows)} {stage} give a test problem away; see {cfg.path(f"contamination-{stage}.csv")}; take other problems, or decontaminate=false')
     return kept
 
 # %% ../nbs/11_pipeline.ipynb #ledger
@@ -399,20 +430,29 @@ def read_records(folder:Path) -> dict[tuple[str, str], list[dict]]: # (method, b
     if not files: raise CgdError(f'{folder}: no records here; `cgd eval` makes them')
     return {tuple(f.stem.split('.', 1)): read_table(f) for f in files}
 
+def with_holm(
+    gaps:list[dict] # paired differences
+) -> list[dict]:    # the same, with `p_holm`: corrected over all differences that one grader sees
+    "Correct for the number of comparisons"
+    same = defaultdict(list)
+    for r in gaps: same[r['grader']].append(r)
+    corrected = {g: dict(zip(((r['benchmark'], r['a'], r['b']) for r in rows), holm([r['p'] for r in rows]))) for g, rows in same.items()}
+    return [r | dict(p_holm=corrected[r['grader']][r['benchmark'], r['a'], r['b']]) for r in gaps]
+
 def results(
     records:dict,  # from `read_records`
     cfg:RunConfig  # gives the order of methods and benchmarks
 ) -> tuple[list[dict], list[dict]]: # scores of each model on each benchmark; paired differences
     "The numbers of a run"
-    benchmarks = [name for name in map(benchmark_name, cfg.benchmarks) if ('base', name) in records]
-    methods = ['base', *[m for m in cfg.methods if any(m == method for method, _ in records)]]
-    if missing := [f'{m} on {b}' for b in benchmarks for m in methods if (m, b) not in records] or ([] if benchmarks else ['base']):
+    benchmarks = list(map(benchmark_name, cfg.benchmarks))
+    methods = ['base', *[m for m in cfg.methods if any(m == method for method, _ in records) or cfg.path('pairs', f'{m}.jsonl').exists()]]
+    if missing := [f'{m} on {b}' for b in benchmarks for m in methods if (m, b) not in records]:
         raise CgdError(f'not evaluated yet: {", ".join(missing)}; run `cgd eval` first')
     graders = {b: graders_of(records['base', b]) for b in benchmarks}
     scores = [dict(benchmark=b, method=m, **summarise(records[m, b], graders[b])) for b in benchmarks for m in methods]
     gaps = [dict(benchmark=b, grader=g, a=y, b=x, **compare(records[y, b], records[x, b], g))
             for b in benchmarks for g in graders[b] for x, y in combinations(methods, 2)]
-    return scores, gaps
+    return scores, with_holm(gaps)
 
 # %% ../nbs/11_pipeline.ipynb #report
 def caption(cfg:RunConfig) -> str: # one line
@@ -420,6 +460,7 @@ def caption(cfg:RunConfig) -> str: # one line
     def describe(spec):
         own = own_settings(spec, cfg.teach).model_dump(exclude_defaults=True) | ({'detail': cfg.teach.detail} if spec == 'reference' else {'preset': cfg.teach.preset})
         return f'{"oracle teacher" if spec == "reference" else "teacher " + spec} ({", ".join(f"{k} {v}" for k, v in own.items())})'
+    if not cfg.methods: return f'student {cfg.student}, as it is.'
     return f'student {cfg.student}, {" and ".join(map(describe, cfg.teacher))}, {cfg.n_problems or "all"} problems, seed {cfg.train.seed}. One seed compares checkpoints, not methods.'
 
 def report(
@@ -433,7 +474,7 @@ def report(
     _csv(scores, folder/'results.csv'); _csv(gaps, folder/'differences.csv')
     figure = plot_run(scores, caption(cfg))
     figure.savefig(folder/'figure.png', dpi=150); plt.close(figure)
-    return '\n'.join([score_table(scores), '', gap_table(gaps), '', caption(cfg), f'All of it is in {folder}/'])
+    return '\n\n'.join([score_table(scores), *([gap_table(gaps)] if gaps else []), f'{caption(cfg)}\nAll of it is in {folder}/'])
 
 # %% ../nbs/11_pipeline.ipynb #regrade
 def regrade_run(
@@ -451,6 +492,8 @@ def regrade_run(
     return '\n'.join([*said, 'nothing changed' if not said else '', report(folder)])
 
 # %% ../nbs/11_pipeline.ipynb #tables
+def _p(value:float|None) -> str: return '' if value is None or value != value else f'{value:.2g}'
+
 def _range(row:dict, name:str) -> str:
     return f'{100 * row[name]:.1f} [{100 * row[f"{name}_low"]:.1f}, {100 * row[f"{name}_high"]:.1f}]'
 
@@ -463,7 +506,8 @@ def score_table(
     for r in scores:
         marks = graders_in(r)[:2]
         alike[tuple(marks)].append({'benchmark': r['benchmark'], 'method': r['method'], 'n': r['n'], **{f'{GRADER_NAMES.get(g, g)} %': _range(r, g) for g in marks},
-                                    'in format %': f'{100 * r["in_format"]:.0f}', 'tokens': f'{r["mean_tokens"]:.0f}', 'cut %': f'{100 * r["truncated"]:.0f}'})
+                                    'in format %': f'{100 * r["in_format"]:.0f}', 'tokens': f'{r["mean_tokens"]:.0f}', 'cut %': f'{100 * r["truncated"]:.0f}',
+                                    'detectable': '' if r['detectable'] is None or r['detectable'] != r['detectable'] else f'+{100 * r["detectable"]:.0f}'})
     return '\n\n'.join(pd.DataFrame(rows).to_string(index=False) for rows in alike.values())
 
 def gap_table(
@@ -474,5 +518,5 @@ def gap_table(
     first = defaultdict(dict)
     for r in gaps: first[r['benchmark']][r['grader']] = None
     return pd.DataFrame([{'benchmark': r['benchmark'], 'graded by': GRADER_NAMES.get(r['grader'], r['grader']), 'difference': f'{r["a"]} - {r["b"]}', 'n': r['n'],
-                          'points': f'{100 * r["difference"]:+.1f} [{100 * r["low"]:+.1f}, {100 * r["high"]:+.1f}]', 'McNemar p': '' if pd.isna(r['p']) else f'{r["p"]:.2g}'}
+                          'points': f'{100 * r["difference"]:+.1f} [{100 * r["low"]:+.1f}, {100 * r["high"]:+.1f}]', 'McNemar p': _p(r['p']), 'Holm': _p(r['p_holm'])}
                          for r in gaps if r['grader'] in list(first[r['benchmark']])[:2]]).to_string(index=False)

@@ -598,7 +598,7 @@ class TeacherConfig(Config):
     with_reference:bool=False       # LM teacher: it sees the gold solution (or answer)
     max_new_tokens:PositiveInt=512  # LM teacher: cap on each text
     temperature:float=Field(0., ge=0, allow_inf_nan=False) # LM teacher: 0 is greedy
-    rows_at_once:PositiveInt|None=None # LM teacher, chained: rows it critiques before it refines them, few enough for the engine's cache; by default 512 on a GPU, else 64
+    rows_at_once:PositiveInt|None=None # LM teacher, chained: rows it critiques before it refines them, few enough for the engine's cache; by default 512 on a GPU, else 64; fewer if conversations are long
     detail:Literal['withheld', 'exact', 'vague', 'irrelevant']='withheld' # reference teacher: what a critique says
     wrong_rate:float=Field(0., ge=0, le=1) # reference teacher: share of critiques turned into their contrary
     seed:int=0                      # for whatever is drawn
@@ -676,6 +676,7 @@ class LMTeacher:
     def rows_at_once(self) -> int|None: # None: all
         "How many rows go from draft to refinement together, so that a conversation is still in the engine's cache when it goes on"
         if self.cfg.rows_at_once or not self.ask.chained: return self.cfg.rows_at_once
+        if not hasattr(self.engine, 'folder'): return None   # an endpoint has a cache of its own
         import torch
         return 512 if torch.cuda.is_available() else 64
 
@@ -772,7 +773,7 @@ def teach(
     grader:str='flexible'  # the draft's grader
 ) -> list[dict]:       # the same rows, with critiques and refinements
     "Critique and refinement of every draft, in the order that suits the teacher's memory"
-    some, done = teacher.rows_at_once() or len(traces), []
+    some, done = teacher.rows_at_once() or max(len(traces), 1), []
     with tqdm(total=len(traces), desc='teach', unit=' rows', disable=None if some < len(traces) else True) as bar:
         for start in range(0, len(traces), some):
             done += refine(critique(traces[start:start + some], teacher, store), teacher, store, grader)

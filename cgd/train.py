@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'TrainConfig', 'accumulation', 'choose_backend', 'torch_logprobs', 'choose_batching', 'crosstalk',
-           'last_good', 'check_validation', 'check_loggers', 'check_hub', 'read_losses', 'hub_id', 'model_card', 'fit',
-           'train_env', 'train', 'Shape', 'model_shape', 'expected_memory', 'merge']
+           'last_good', 'check_validation', 'check_loggers', 'check_hub', 'read_losses', 'hub_id', 'model_card',
+           'check_training', 'fit', 'train_env', 'train', 'Shape', 'model_shape', 'expected_memory', 'merge']
 
 # %% ../nbs/07_train.ipynb #imports
 import csv, errno, importlib.metadata, importlib.util, io, json, math, os, resource, shutil, sys, time
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal, TextIO
@@ -32,7 +32,7 @@ class TrainConfig(Config):
     lora_dropout:float=Field(0., ge=0, lt=1)           # on the adapter's input
     lr:PositiveFloat=5e-4                              # learning rate; all weights want 1e-6 to 2e-5
     epochs:PositiveInt=2                               # passes over the pairs
-    batch_size:PositiveInt=16                          # pairs an update, over all devices
+    batch_size:PositiveInt=16                          # pairs an update, over all devices; if packed, packs of about device_batch_size pairs take their place
     device_batch_size:PositiveInt=8                    # pairs in memory at once
     max_length:PositiveInt=2048                        # tokens of a pair; drafts and critiques are shortened to fit
     max_cut_share:float=Field(.01, ge=0, le=1)         # share of pairs that may be left out: target too long, or not writable
@@ -158,10 +158,7 @@ def crosstalk(
     return moved
 
 # %% ../nbs/07_train.ipynb #load-student
-def _dtype(cfg:TrainConfig) -> str:
-    import torch
-    if cfg.dtype != 'auto' or not torch.cuda.is_available(): return resolve_dtype(cfg.dtype)
-    return 'bfloat16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
+def _dtype(cfg:TrainConfig) -> str: return resolve_dtype(cfg.dtype)
 
 def _checkpointing(cfg:TrainConfig) -> bool:
     import torch
@@ -206,7 +203,7 @@ def last_good(
 
 # %% ../nbs/07_train.ipynb #check-validation
 def _problems(pairs:Pairs) -> list[dict]:
-    return [dict(problem_id=r['row_id'], prompt=r['problem']) for r in pairs.rows]
+    return [dict(problem_id=r['row_id'], prompt=r.get('bare_problem', r['problem'])) for r in pairs.rows]   # `problem` may have the inference wording around it
 
 def check_validation(
     validation:Pairs,  # pairs that choose the checkpoint
@@ -280,7 +277,7 @@ def _arguments(cfg:TrainConfig, batching:str, n_rows:int, validated:bool, checkp
     validation = dict(eval_strategy='steps', eval_steps=cfg.eval_steps or cfg.save_steps, load_best_model_at_end=cfg.keep == 'best',
                       metric_for_best_model='eval_loss', greater_is_better=False, per_device_eval_batch_size=1) if validated else {}
     hub = dict(push_to_hub=True, hub_model_id=cfg.push_to_hub, hub_strategy='end') if cfg.push_to_hub else {}
-    return SFTConfig(
+    args = SFTConfig(
         output_dir=str(checkpoints), per_device_train_batch_size=device, gradient_accumulation_steps=accumulate, num_train_epochs=cfg.epochs,
         learning_rate=cfg.lr, lr_scheduler_type='constant_with_warmup' if cfg.schedule == 'constant' else cfg.schedule,
         warmup_steps=round(cfg.warmup_share*steps), weight_decay=cfg.weight_decay, max_grad_norm=cfg.max_grad_norm,
@@ -290,6 +287,8 @@ def _arguments(cfg:TrainConfig, batching:str, n_rows:int, validated:bool, checkp
         bf16=dtype == 'bfloat16', fp16=dtype == 'float16', use_cpu=not cuda, gradient_checkpointing=_checkpointing(cfg),
         save_steps=cfg.save_steps, save_total_limit=2, logging_steps=1, logging_nan_inf_filter=False, report_to=check_loggers(cfg.report_to) or 'none',
         disable_tqdm=True, **validation, **hub)
+    args._n_gpu = min(args.n_gpu, 1)   # one process, one card: several in one process would multiply the batch
+    return args
 
 # %% ../nbs/07_train.ipynb #make-trainer
 def _trainer(model, tokenizer, encoded:Encoded, held_out:Encoded|None, cfg:TrainConfig, batching:str, checkpoints:Path, callback):
@@ -307,7 +306,8 @@ def _trainer(model, tokenizer, encoded:Encoded, held_out:Encoded|None, cfg:Train
     if batching != 'padded':
         if not trainer.data_collator.padding_free: raise CgdError(f'batching={batching}: the backend has turned it off; take batching=padded')
         longest = max(encoded.rows, key=lambda r: len(r['input_ids']))
-        if (moved := crosstalk(trainer.model, trainer.data_collator, longest, encoded.rows[-1])) > 1e-6:
+        with trainer.accelerator.autocast(): moved = crosstalk(trainer.model, trainer.data_collator, longest, encoded.rows[-1])   # FlashAttention takes 16 bits only
+        if moved > 1e-6:
             raise CgdError(f'batching={batching}: with this model and attention, pairs see those before them (a loss moves by {moved:.2g}); take batching=padded')
     return trainer
 
@@ -409,15 +409,20 @@ def _check_hardware(cfg:TrainConfig, folder:str):
     context = json.loads((Path(folder)/'config.json').read_text()).get('max_position_embeddings')
     if context and cfg.max_length > context: raise CgdError(f'max_length={cfg.max_length} is more than the {context} tokens of {folder}; lower it')
 
-def _check(pairs:Pairs, cfg:TrainConfig, folder:str, validation:Pairs|None):
-    "Raise CgdError for settings that do not go together, before anything heavy is loaded"
+def check_training(
+    cfg:TrainConfig, # the recipe
+    base:str         # the student
+):
+    "Raise CgdError for settings that do not go together, or not with this machine and student, before anything heavy is loaded"
     check_loggers(cfg.report_to); check_hub(cfg.push_to_hub)
-    _check_hardware(cfg, folder)
+    _check_hardware(cfg, find_model(base))
     choose_batching(cfg.model_copy(update=dict(batching='padded')) if cfg.batching == 'auto' else cfg, 'trl')
+    if cfg.keep == 'best' and cfg.save_steps % (cfg.eval_steps or cfg.save_steps): raise CgdError(f'save_steps={cfg.save_steps} is no multiple of eval_steps={cfg.eval_steps}, so that keep=best could not keep what it finds; change one of them')
+
+def _check(pairs:Pairs, cfg:TrainConfig, base:str, validation:Pairs|None):
+    check_training(cfg, base)
     if validation is not None: check_validation(validation, _problems(pairs), 'trained on')
-    if cfg.keep == 'last': return
-    if validation is None: raise CgdError('keep=best needs a validation set; give one, or take keep=last')
-    if cfg.save_steps % (cfg.eval_steps or cfg.save_steps): raise CgdError(f'save_steps={cfg.save_steps} is no multiple of eval_steps={cfg.eval_steps}, so that keep=best could not keep what it finds; change one of them')
+    elif cfg.keep == 'best': raise CgdError('keep=best needs a validation set; give one, or take keep=last')
 
 # %% ../nbs/07_train.ipynb #run-trainer
 _NO_ROOM = 'No space left', 'File too large', 'PytorchStreamWriter failed', 'iostream error'
@@ -478,14 +483,14 @@ def fit(
     base_print = fingerprint(folder)
     made_from = content_hash(pairs.rows, cfg.model_dump(mode='json'), base_print, None if validation is None else validation.rows)
     if is_current(out, made_from): return json.loads((out/'train.json').read_text())
-    _check(pairs, cfg, folder, validation)
+    _check(pairs, cfg, base, validation)
     backend, why = choose_backend(cfg)
     if screen: print(f'train: {backend}' + (f' ({why})' if why else ''), file=screen, flush=True)
     import peft, trl   # noqa: their memory is not the training's
     from transformers import AutoTokenizer
     tokenizer, batching = AutoTokenizer.from_pretrained(folder), choose_batching(cfg, backend)
     encoded = encode(tokenizer, pairs, cfg.max_length, cfg.max_cut_share)
-    held_out = None if validation is None else encode(tokenizer, validation, cfg.max_length, cfg.max_cut_share)
+    held_out = None if validation is None else encode(tokenizer, replace(validation, name=f'validation of {pairs.name}'), cfg.max_length, 1.)
     checkpoints, before = out.with_name(f'{out.name}.checkpoints'), _peak_gib()
     model = dict(unsloth=_load_unsloth, trl=_load_trl)[backend](folder, cfg, batching)
     with _hub_told(cfg.push_to_hub): trainer = _trainer(model, tokenizer, encoded, held_out, cfg, batching, checkpoints, _watch(cfg, made_from, screen))

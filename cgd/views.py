@@ -212,7 +212,8 @@ def build(
     if view.change: rows = view.change(rows, cfg)
     if view.change and regenerate: rows = regenerate(rows)
     put = '{prompt}' if view.parts else cfg.template
-    pairs = [make_pair(name, dict(problem=put.replace('{prompt}', r['prompt']), **{p: r[p] for p in view.parts}), r[view.target], r['row_id']) for r in rows]
+    pairs = [make_pair(name, dict(problem=put.replace('{prompt}', r['prompt']), **{p: r[p] for p in view.parts}), r[view.target], r['row_id'])
+             | dict(bare_problem=r['prompt']) for r in rows]
     return Pairs(name, pairs, dict(+dropped))
 
 # %% ../nbs/06_views.ipynb #same-pairs
@@ -432,8 +433,8 @@ def views_of(
 ) -> list[str]: # its views
     "What a method is made of; raises CgdError for a view that does not exist"
     names = re.split(r'\+|-to-', method)
-    if unknown := [n for n in names if n not in VIEWS]: raise CgdError(f'no such method {unknown[0]!r}; known: {", ".join(VIEWS)}, and two of them joined by + or -to-')
-    if len(names) > 2: raise CgdError(f'{method}: joins {len(names)} views; two can be joined')
+    if unknown := [n for n in names if n not in VIEWS]: raise CgdError(f'methods: no such method {unknown[0]!r}; known: {", ".join(VIEWS)}, and two of them joined by + or -to-')
+    if len(names) > 2: raise CgdError(f'methods: {method} joins {len(names)} views; two can be joined')
     return names
 
 def is_annealed(method:str) -> bool:

@@ -231,7 +231,7 @@ def test_canonical_solutions_pass_and_emptied_ones_fail(long):
     whole = [f'Here it is:\n```python\n{r["item"]["prompt"]}    {r["reference"]}\n```\nIt works.' for r in rows]
     results = grade_items(BENCHMARKS['humaneval'], rows*3, right + whole + ['    pass']*len(rows), allow_code=True)
     n = len(rows)
-    assert [(r['problem_id'], g['code_answer']) for r, g in zip(rows*2, results) if g['code'] != 'right'] == []
+    assert [(r['problem_id'], g['code_error']) for r, g in zip(rows*2, results) if g['code'] != 'right'] == []
     assert [g['code'] for g in results[2*n:]] == ['wrong']*n
 
 

@@ -44,3 +44,11 @@ def test_adapters_are_served_from_one_base(cfg):
 def test_a_setting_for_no_teacher_is_an_error(cfg):
     with pytest.raises(CgdError, match='teach.wrong_rate: no teacher of this run'):
         run(cfg.model_copy(update=dict(teacher=('openai:a@http://127.0.0.1:1/v1', 'openai:b@http://127.0.0.1:1/v1'), teach=TeacherConfig(wrong_rate=.5, preset='chained'))), 'draft')
+
+
+def test_without_methods_the_student_is_only_evaluated(cfg):
+    bare = cfg.model_copy(update=dict(name='bare', methods=(), problems='test', validation=None, benchmarks=('test:3',)))
+    said = run(bare)
+    assert 'as it is' in said and 'difference' not in said
+    with Store(bare.path('store.sqlite')) as store: assert {s['stage'] for s in sessions(store)} == {'evaluate'}
+    with pytest.raises(CgdError, match='draft needs some'): run(bare, 'draft')
