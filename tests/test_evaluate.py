@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 from cgd.core import CgdError, read_table, write_table
 from cgd.data import contamination, decontaminate, load_problems
-from cgd.evaluate import (EvalConfig, changed_outcomes, compare, crossed, detectable, holm, maj_at_k, mcnemar, mcnemar_power, paired_bootstrap,
+from cgd.evaluate import (GRADERS, EvalConfig, changed_outcomes, compare, crossed, detectable, holm, maj_at_k, mcnemar, mcnemar_power, paired_bootstrap,
                           pass_at_k, regrade, resampled, score, self_refine, summarise, vote, wilson)
 from cgd.generate import Store, open_engine, sessions
 from cgd.grade import Grade
@@ -139,8 +139,8 @@ def stored(tmp_path_factory) -> list[dict]:
 
 def test_the_same_text_graded_twenty_times_gives_the_same(stored):
     hard = [dict(id='h', completion=r'\boxed{\frac{\sqrt{2}}{2}}', reference=r'2^{-1/2}', sample=0)]
-    first = regrade(stored + hard, ('strict', 'flexible'))
-    for _ in range(19): assert regrade(stored, ('strict', 'flexible')) == first[:-1]
+    first = regrade(stored + hard, GRADERS)
+    for _ in range(19): assert regrade(stored, GRADERS) == first[:-1]
     assert first[:-1] == stored and first[-1]['strict'] == 'right' and changed_outcomes(stored, first[:-1]) == []
 
 
