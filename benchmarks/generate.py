@@ -7,7 +7,8 @@
 Our path and `LLM.generate` take turns on one loaded model with the same prompts, the prefix cache emptied before each, and every number is the
 median of `--repeats` rounds after one that warms up. End to end compares what this package does (`chained`, one teacher load, every row committed
 as it finishes) with the plain way of three passes: student loaded, teacher loaded, teacher loaded again with fresh prompts, each with bare
-`LLM.generate`, and each saving its rows at its end. Same engine settings, prompts' texts and token limits.
+`LLM.generate`, and each saving its rows at its end. Same model, number format, context and token limits; one round
+each, the three passes first.
 """
 import argparse
 import json
