@@ -36,6 +36,7 @@ class RunConfig(Config):
     "One run, end to end"
     name:str=Field('cpu', pattern=r'^\w[\w.-]*$') # the run's folder, under `folder`
     folder:str='runs'                 # where runs are kept
+    store:str|None=None               # the file that keeps completions, which several runs may share; by default one in the run's folder
     student:str='smollm2'             # smollm2 (comes with cgd), a local folder, or a Hub id
     student_engine:Literal['auto', 'vllm', 'hf']='auto' # auto: vLLM where it is installed
     teacher:tuple[str, ...]=('reference',) # reference (the offline oracle teacher), vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL; or several
@@ -65,6 +66,10 @@ class RunConfig(Config):
     def path(self, *parts:str) -> Path: # inside the run's folder
         "A file of this run"
         return Path(self.folder, self.name, *parts)
+
+    def open_store(self) -> Store: # a context manager
+        "Where this run's completions are kept"
+        return Store(Path(self.store) if self.store else self.path('store.sqlite'))
 
 # %% ../nbs/11_pipeline.ipynb #benchmark
 def split_benchmark(
@@ -227,7 +232,7 @@ def keep_config(cfg:RunConfig):
     "Write the config into the run's folder; raises CgdError if the folder is another run's"
     file = cfg.path('config.yaml')
     old, new = (RunConfig.load(file) if file.exists() else cfg).model_dump(mode='json'), cfg.model_dump(mode='json')
-    if changed := [k for k in new if old[k] != new[k] and k not in ('allow_code', 'adapters')]:   # these two change no text
+    if changed := [k for k in new if old[k] != new[k] and k not in ('allow_code', 'adapters', 'store')]:   # these change no text
         raise CgdError(f'{file.parent}: made with other settings ({changed[0]}: {old[changed[0]]} there, {new[changed[0]]} now); give this run another --name')
     cfg.save(file)
 
@@ -254,7 +259,7 @@ def stages(
 ) -> Iterator[tuple[str, object]]: # a stage's name and what it made
     "Every stage of a run, in order"
     keep_config(check_config(cfg, upto))
-    with Store(cfg.path('store.sqlite')) as store:
+    with cfg.open_store() as store:
         tuned = {}
         for stage, tuned in tuning(cfg, store, upto) if cfg.methods else (): yield stage, tuned
         examine_all(cfg, {'base': cfg.student} | tuned, store)
