@@ -37,6 +37,10 @@ def parser() -> argparse.ArgumentParser:
     store.add_argument('files', nargs='*', help='the JSONL file to write, or the stores to take in')
     store.add_argument('--stage', help='prune: what was made for this stage, e.g. draft')
     store.add_argument('--model', help='prune: what was made by this model')
+    sweep = commands.add_parser('sweep', help='many runs from one file: seeds, arms, grids; goes on where it stopped, ends in tables')
+    sweep.add_argument('file', help='a sweep, e.g. configs/studies/cpu_study.yaml')
+    sweep.add_argument('--hours', type=float, help='of this sitting: no run is begun that would not end in time')
+    sweep.add_argument('--tables', action='store_true', help='only make the tables again, of the runs that are done')
     commands.add_parser('doctor', help='what this machine has, what is missing, and what mends it')
     return top
 
@@ -127,6 +131,29 @@ def store_command(
         return '\n'.join([*lines, f'{len(store):>9} rows in all; {Path(path).stat().st_size / 1e6:.1f} MB on disk'])
 
 # %% ../nbs/12_cli.ipynb #main
+def _sweep(args:argparse.Namespace) -> str:
+    from cgd.sweep import SweepConfig, run_sweep, save_tables
+    sweep = SweepConfig.load(find_config(args.file))
+    return save_tables(sweep) if args.tables else run_sweep(sweep, args.hours)
+
+def _stage(args:argparse.Namespace, rest:list[str], on:set[str]) -> str:
+    from cgd.pipeline import regrade_run, run
+    cfg = read_settings(args.command, rest)
+    if '--allow-code' in on: cfg = cfg.model_copy(update=dict(allow_code=True))
+    if '--regrade' in on: return regrade_run(cfg.path(), cfg.allow_code)
+    made = run(cfg, _STAGE_COMMANDS[args.command][0])
+    return made if args.command == 'run' else f'{args.command}: done, see {cfg.path()}/'
+
+def _carry_out(args:argparse.Namespace, rest:list[str], on:set[str]) -> int:
+    if args.command == 'doctor': return doctor()
+    if args.command == 'report':
+        from cgd.pipeline import report
+        print(report(args.run))
+    elif args.command == 'sweep': print(_sweep(args))
+    elif args.command == 'store': print(store_command(args.path, args.action, tuple(args.files), args.stage, args.model))
+    else: print(_stage(args, rest, on))
+    return 0
+
 def main(
     words:list[str]|None=None # as typed after `cgd`; sys.argv if not given
 ) -> int:                     # 0 if done, 1 after an error that the user can mend, 130 if interrupted
@@ -135,20 +162,8 @@ def main(
     on = set(words) & set(_SWITCHES)   # before the command or after it
     args, rest = parser().parse_known_args([w for w in words if w not in on])
     if '--regrade' in on and args.command != 'eval': parser().error('--regrade is for eval')
-    if rest and args.command in ('report', 'doctor'): parser().error(f'{args.command} takes no {rest[0]}')
-    try:
-        if args.command == 'doctor': return doctor()
-        if args.command == 'report':
-            from cgd.pipeline import report
-            print(report(args.run)); return 0
-        if args.command == 'store': print(store_command(args.path, args.action, tuple(args.files), args.stage, args.model)); return 0
-        from cgd.pipeline import regrade_run, run
-        cfg = read_settings(args.command, rest)
-        if '--allow-code' in on: cfg = cfg.model_copy(update=dict(allow_code=True))
-        if '--regrade' in on and args.command == 'eval': print(regrade_run(cfg.path(), cfg.allow_code)); return 0
-        made = run(cfg, _STAGE_COMMANDS[args.command][0])
-        print(made if args.command == 'run' else f'{args.command}: done, see {cfg.path()}/')
-        return 0
+    if rest and args.command not in _STAGE_COMMANDS: parser().error(f'{args.command} takes no {rest[0]}')
+    try: return _carry_out(args, rest, on)
     except CgdError as e:
         if '--debug' in on: raise
         print(f'cgd: {e}', file=sys.stderr); return 1
