@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SampleConfig', 'Request', 'sample_requests', 'Completion', 'request_key', 'salvage', 'Store', 'begin_session',
            'add_completion', 'sessions', 'contents', 'export', 'find_store', 'merge', 'prune', 'cache_folder',
-           'embedded_student', 'find_model', 'fingerprint', 'chat_ids', 'EngineConfig', 'resolve_dtype', 'Engine',
-           'LocalEngine', 'VllmEngine', 'HfEngine', 'OpenAIEngine', 'RecordedEngine', 'engine_env', 'Worker',
+           'embedded_student', 'find_model', 'fingerprint', 'chat_pieces', 'chat_ids', 'EngineConfig', 'resolve_dtype',
+           'Engine', 'LocalEngine', 'VllmEngine', 'HfEngine', 'OpenAIEngine', 'RecordedEngine', 'engine_env', 'Worker',
            'open_engine', 'engine_name', 'complete', 'Unsupported', 'ScoreRequest', 'Score', 'score']
 
 # %% ../nbs/03_generate.ipynb #imports
@@ -443,12 +443,11 @@ def _chat_template(folder:str) -> str|None:
     return json.loads(settings.read_text()).get('chat_template') if settings.exists() else None
 
 # %% ../nbs/03_generate.ipynb #chat-ids
-def chat_ids(
+def chat_pieces(
     tokenizer,    # of the model, from transformers
-    messages:list # chat turns, or token ids, which stay as they are
-) -> list[int]:   # what the model reads, up to where its answer starts
-    "Render a chat once; markers inside the messages are ordinary text"
-    if messages and isinstance(messages[0], int): return list(messages)
+    messages:list # chat turns
+) -> list[tuple[str, bool]]: # each piece of the rendered chat, and whether markers in it are ordinary text
+    "Render a chat, up to where the answer starts; join the pieces to see it whole"
     markers = [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special]
     used = [m for m in markers if any(m in turn['content'] for turn in messages)]
     hidden = {m: f'\ue000{content_hash(m, messages)}\ue001' for m in used}
@@ -457,13 +456,21 @@ def chat_ids(
         return text.encode(errors='replace').decode()   # a lone surrogate is no text
     text = tokenizer.apply_chat_template([{**turn, 'content': hide(turn['content'])} for turn in messages],
                                          add_generation_prompt=True, tokenize=False)
-    if not hidden: return tokenizer.encode(text, add_special_tokens=False)
-    ids = []
+    if not hidden: return [(text, False)]
+    pieces = []
     for piece in re.split(f'({"|".join(map(re.escape, sorted(markers, key=len, reverse=True)))})', text):
-        if piece in markers: ids.append(tokenizer.convert_tokens_to_ids(piece)); continue
         for marker, placeholder in hidden.items(): piece = piece.replace(placeholder, marker)
-        ids += tokenizer.encode(piece, add_special_tokens=False, split_special_tokens=True)
-    return ids
+        pieces.append((piece, len(pieces) % 2 == 0))   # every second one is the template's own marker
+    return pieces
+
+def chat_ids(
+    tokenizer,    # of the model, from transformers
+    messages:list # chat turns, or token ids, which stay as they are
+) -> list[int]:   # what the model reads, up to where its answer starts
+    "Render a chat once; markers inside the messages are ordinary text"
+    if messages and isinstance(messages[0], int): return list(messages)
+    return [i for text, plain in chat_pieces(tokenizer, messages)
+            for i in tokenizer.encode(text, add_special_tokens=False, **(dict(split_special_tokens=True) if plain else {}))]
 
 # %% ../nbs/03_generate.ipynb #engine-config
 class EngineConfig(Config):
