@@ -11,7 +11,7 @@ from cgd.pipeline import RunConfig, check_names, split_benchmark
 from cgd.train import SHAPES, Shape, accumulation, expected_memory
 
 FOLDER = shipped('configs')
-FILES = sorted(str(f.relative_to(FOLDER)) for f in FOLDER.rglob('*.yaml'))
+FILES = sorted(str(f.relative_to(FOLDER)) for f in FOLDER.rglob('*.yaml') if f.parent.name != 'studies')   # those are sweeps: test_sweep.py
 PAPER, GPU = ([f for f in FILES if f.startswith(folder)] for folder in ('paper/', 'gpu/'))
 
 def load(file): return RunConfig.load(FOLDER/file)

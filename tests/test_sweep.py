@@ -1,0 +1,55 @@
+"A sweep of real, tiny runs: cut short after the first, gone on with, and its tables"
+import json
+
+import pandas as pd
+import pytest
+
+from cgd.core import CgdError, read_table, shipped
+from cgd.evaluate import EvalConfig
+from cgd.generate import SampleConfig, Store, sessions
+from cgd.pipeline import RunConfig
+from cgd.sweep import Arm, SweepConfig, cells, finished, run_sweep, save_tables
+from cgd.train import TrainConfig
+
+
+@pytest.fixture(scope='module')
+def sweep(tiny_student, tmp_path_factory) -> SweepConfig:
+    run = RunConfig(student=tiny_student, student_engine='hf', n_problems=4, benchmarks=('test:3',), draft=SampleConfig(max_new_tokens=8), views=dict(keep_truncated=True),
+                    eval=EvalConfig(max_new_tokens=8), train=TrainConfig(backend='trl', epochs=1, batch_size=4, device_batch_size=4))
+    return SweepConfig(name='tiny', folder=str(tmp_path_factory.mktemp('sweeps')), run=run, contrasts=(('arm/cgd', 'arm/dsft_refined'),), baseline='arm/dsft_refined',
+                       arms=dict(arm=Arm(methods=('cgd', 'dsft_refined'), seeds=(0, 1))))
+
+
+def test_tables_want_a_finished_run(sweep):
+    with pytest.raises(CgdError, match='no run of this sweep is finished yet'): save_tables(sweep)
+
+
+def test_a_sitting_ends_and_the_next_goes_on(sweep, capsys):
+    run_sweep(sweep, hours=1e-4)   # time for one run, because the first is always begun
+    assert [finished(c) for c in cells(sweep)] == [True, False]
+    assert 'run 2 of 2' in (said := capsys.readouterr().out) and 'stopped here' in said
+    assert '2 of 2 runs' in run_sweep(sweep)
+    assert 'arm-s0' not in capsys.readouterr().out.split('== arm-s1')[0]   # it was not run again
+    with Store(sweep.path('store.sqlite')) as store: made = [s for s in sessions(store) if s['stage'] == 'draft']
+    assert sum(s['requests'] for s in made) == 4   # both seeds share the drafts
+    assert not list(sweep.path().glob('*/models/*-merged'))
+
+
+def test_tables_of_a_sweep(sweep):
+    assert '2 of 2 runs' in run_sweep(sweep)
+    scores, methods, contrasts, losses = (pd.read_csv(sweep.path(f'{name}.csv')) for name in ('scores', 'methods', 'contrasts', 'losses'))
+    assert sorted(zip(scores.method, scores.seed)) == [('base', -1), ('cgd', 0), ('cgd', 1), ('dsft_refined', 0), ('dsft_refined', 1)]
+    assert set(methods[methods.method == 'cgd'].seeds) == {2} and set(methods.n) == {3}
+    assert set(zip(contrasts.kind, contrasts.a, contrasts.b)) == {('primary', 'arm/cgd', 'arm/dsft_refined'), ('exploratory', 'arm/cgd', 'base'), ('exploratory', 'arm/dsft_refined', 'base')}
+    record = json.loads((cells(sweep)[0].cfg.path('models', 'cgd', 'train.json')).read_text())
+    assert scores.query('method == "cgd" and seed == 0').target_tokens.tolist() == [record['target_tokens']] and len(losses) == 4
+    assert len(read_table(sweep.path('outcomes.parquet'))) == 5 * 3
+
+
+def test_a_run_made_with_other_settings_is_refused(sweep):
+    with pytest.raises(CgdError, match='made with other settings'): run_sweep(sweep.model_copy(update=dict(run=sweep.run.model_copy(update=dict(n_problems=5)))))
+
+
+@pytest.mark.parametrize('file', sorted(shipped('configs/studies').glob('*.yaml')), ids=lambda f: f.stem)
+def test_studies_can_be_planned(file):
+    assert cells(SweepConfig.load(file))
