@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
-from .core import CgdError, content_hash, derive_seed, read_table, shipped, write_table
+from .core import CgdError, content_hash, derive_seed, shipped, write_table
 
 # %% ../nbs/01_data.ipynb #template-class
 @dataclass(frozen=True)
@@ -336,13 +336,18 @@ def to_problem(
 
 # %% ../nbs/01_data.ipynb #read-files
 def _read_lines(path:Path):
-    try: text = (gzip.decompress if path.suffix == '.gz' else bytes)(path.read_bytes())
+    try:
+        with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file:
+            for number, line in enumerate(file, 1):
+                if line.strip(): yield f'{path}:{number}', line
     except (OSError, EOFError, zlib.error) as e: raise CgdError(f'{path}: cannot be read: {e}') from None
-    for number, line in enumerate(text.split(b'\n'), 1):
-        if line.strip(): yield f'{path}:{number}', line
 
 def _read_parquet(path:Path):
-    for number, row in enumerate(read_table(path), 1): yield f'{path}: row {number}', row
+    import pyarrow as pa, pyarrow.parquet as pq
+    try:
+        rows = (row for batch in pq.ParquetFile(path).iter_batches(1024) for row in batch.to_pylist())
+        for number, row in enumerate(rows, 1): yield f'{path}: row {number}', row
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e: raise CgdError(f'{path}: not a Parquet file, or a damaged one: {e}') from None
 
 def _read_file(path:Path):
     if not path.is_file(): raise CgdError(f'{path}: no such file')

@@ -14,6 +14,7 @@ import itertools, re, unicodedata
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -637,7 +638,9 @@ class ReferenceTeacher:
     def _done(self, row, stage, text): return Completion(text, 'stop', 0, 0, key=content_hash(self.name, self.preset, stage, row['prompt'], row.get('draft'), text))
 
 # %% ../nbs/05_teacher.ipynb #reference-critiques
-def _diagnosed(row:dict) -> Diagnosis: return diagnose(row['prompt'], row['draft'], row['reference'], row['solution'])
+_diagnose_once = lru_cache(2**12)(diagnose)   # a refinement asks again what its critique has asked
+
+def _diagnosed(row:dict) -> Diagnosis: return _diagnose_once(row['prompt'], row['draft'], row['reference'], row['solution'])
 
 def _contrary(row:dict, found:Diagnosis, seed:int) -> Diagnosis:
     "A diagnosis that is false"
