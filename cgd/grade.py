@@ -141,7 +141,7 @@ def to_number(
 
 # %% ../nbs/02_grade.ipynb #one-spelling
 _UNICODE = str.maketrans({'\u2212': '-', '\u2013': '-', '×': r'\times ', '·': r'\cdot ', '÷': '/', 'π': r'\pi ', '√': r'\sqrt ', '∞': r'\infty ', '≤': r'\le ', '≥': r'\ge ',
-                          '°': r'^\circ ', '²': '^2', '³': '^3', '½': r'\frac{1}{2}', '∪': r'\cup ', '∈': r'\in ', '∅': r'\{\}', '\u2019': "'"})
+                          '°': r'^\circ ', '²': '^2', '³': '^3', '½': r'\frac{1}{2}', '∪': r'\cup ', '∈': r'\in ', '∅': r'\{\}', '≠': r'\ne ', '\u2019': "'"})
 _FUNCTIONS = 'arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|pi'
 _SPELLINGS = [(re.compile(pattern.replace(r'\>', '(?![a-zA-Z])')), to) for pattern, to in (   # \> ends a command, as in \le5
     (r',\s*\\!\s*(?=[0-9]{3})|\{,\}\s*(?=[0-9]{3})', ''),                                # 10,\!080
@@ -153,18 +153,26 @@ _SPELLINGS = [(re.compile(pattern.replace(r'\>', '(?![a-zA-Z])')), to) for patte
     (r'\\text\{\s*(and|or|percent)\s*\}', r' \1 '), (r'\s*\bper\s?cent\b|\\%', '%'),
     (r'\\[dtc]frac\>', r'\\frac'), (r'\\frac\s*([0-9a-zA-Z])', r'\\frac{\1}'), (r'\\sqrt\s*([0-9a-zA-Z])', r'\\sqrt{\1}'),
     (r'(\\frac\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*){0,9}\})\s*([0-9a-zA-Z])', r'\1{\2}'),
-    (r'\\geq(?:slant)?\>', r'\\ge '), (r'\\leq(?:slant)?\>', r'\\le '), (r'\\gt\>', '>'), (r'\\lt\>', '<'), (r'<=', r'\\le '), (r'>=', r'\\ge '),
+    (r'\\geq(?:slant)?\>', r'\\ge '), (r'\\leq(?:slant)?\>', r'\\le '), (r'\\neq\>|\\not\s*=', r'\\ne '), (r'\\gt\>', '>'), (r'\\lt\>', '<'), (r'<=', r'\\le '), (r'>=', r'\\ge '),
     (r'\\lbrace\>', r'\\{'), (r'\\rbrace\>', r'\\}'), (r'\\langle\>', '('), (r'\\rangle\>', ')'), (r'\\(?:emptyset|varnothing)\>', r'\\{\\}'),
     (r'\^\s*(?:\\circ\>|\{\s*\\circ\s*\})|\\degree\>|\\text\{\s*degrees?\s*\}|\bdegrees?\b', r'^\\circ '),
     (r'\b(?:np|numpy|math|sympy)\.(?=[a-z])', ''), (r'(?<=[\w)])\*\*(?=[\w(-])', '^'), (r'(?<![\\A-Za-z])a(?=(?:sin|cos|tan)\()', 'arc'),
     (rf'(?<![\\A-Za-z{{])({_FUNCTIONS})(?![A-Za-z}}])', r'\\\1 '), (r'(\d)\.(?=/|$)', r'\1'))]
+
+_REPEATING = re.compile(r'(?<![0-9.])([0-9]{0,30})\.([0-9]{0,30})\\(?:overline|bar)\s*\{([0-9]{1,30})\}')
+
+def _as_fraction(m:re.Match) -> str:
+    "A decimal without end, exactly"
+    whole, fixed, again = m.groups()
+    top, bottom = int(whole + fixed + again) - int(whole + fixed or 0), 10**len(fixed)*(10**len(again) - 1)
+    return rf'\frac{{{top}}}{{{bottom}}}'
 
 @lru_cache(4096)
 def one_spelling(
     answer:str # as it was written
 ) -> str:      # still LaTeX
     "Write an answer in the one way that is compared"
-    text = answer.translate(_UNICODE)
+    text = _REPEATING.sub(_as_fraction, answer.translate(_UNICODE))
     for pattern, to in _SPELLINGS: text = pattern.sub(to, text)
     text = re.sub(r'^\s*([-+]?)\s*\$(?=\s*[-+]?[0-9.,]+)', r'\1¤', text) if text.count('$') % 2 else text   # a lone dollar sign is money
     text = re.sub(r'\\sqrt\s*\(([^()]*)\)', r'\\sqrt{\1}', text.replace('$', ' '))
@@ -201,13 +209,19 @@ def _key(text:str) -> str:
 _THOUSANDS = re.compile(r'(?<![0-9,.])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])')
 _VARIABLE = r"""(?:\\angle\s*|\\text\{[^{}]*\}|\\(?!frac|sqrt|pi\b|infty|left|begin)[a-zA-Z]+|[A-Za-z]+)(?:\s*_\s*(?:\{[^{}]*\}|\w)|'|\s*\([A-Za-z0-9_, ]*\)|\s*[A-Za-z])*"""
 _NAME = re.compile(rf'{_VARIABLE}|\(\s*[A-Za-z](?:_\w)?(?:\s*,\s*[A-Za-z](?:_\w)?)*\s*\)')
-_MATRIX = re.compile(r'\\begin\{([pbB]?(?:small)?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}', re.S)
+_MATRIX = re.compile(r'(?P<by>-?(?:[0-9.]+|\\frac\{-?[0-9]+\}\{[0-9]+\})|)\s*(?:\\cdot|\\times)?\s*'
+                     r'\\begin\{(?P<form>[pbB]?(?:small)?matrix|array)\}(?:\{[lcr| ]*\})?(?P<cells>.*)\\end\{(?P=form)\}', re.S)
 
 def _read_matrix(text:str) -> Tree|None:
     m = _MATRIX.fullmatch(text)
-    if not m or r'\begin' in m[2]: return None
-    rows = [r.strip() for r in re.split(r'\\\\(?:\[[^\]]*\])?', m[2]) if r.strip()]
-    return Tree('matrix', text, tuple(Tree('row', r, tuple(read_answer(c) for c in r.split('&'))) for r in rows))
+    if not m or r'\begin' in m['cells']: return None
+    rows = [r.strip() for r in re.split(r'\\\\(?:\[[^\]]*\])?', m['cells']) if r.strip()]
+    return Tree('matrix', text, tuple(Tree('row', r, tuple(read_answer(_times(m['by'], c)) for c in r.split('&'))) for r in rows))
+
+def _times(factor:str, cell:str) -> str:
+    "A cell of a matrix that has a number before it"
+    a, b = to_number(factor), to_number(cell)
+    return cell if not factor else f'{factor}({cell})' if a is None or b is None else str(a*b)
 
 def _read_list(text:str) -> Tree|None:
     text = text if re.search(r'[(\[]|\\\{', text) else _THOUSANDS.sub(lambda m: m[0].replace(',', ''), text)
@@ -237,17 +251,27 @@ def _read_brackets(text:str) -> Tree|None:
     for m in re.finditer(_NEST, inner):
         depth += 1 if m['open'] else -1
         if depth < 0: return None                                     # (x+1)(x-2)
-    parts = [p for p in _split(inner, ',|;')[0] if p]
     kind = opened[-1] + closed[-1]
+    parts = [p for p in _split(inner, ',|;')[0] if p]
+    if kind == '{}': parts = list({_key(p): p for p in parts}.values())   # a set has each member once
     if len(parts) == 1 and kind in ('()', '[]', '{}'): read = read_answer(parts[0]); return Tree(kind, text, read.parts) if read.kind == 'list' else read
     return Tree(kind, text, _flat(parts)) if kind in ('()', '[]', '(]', '[)', '{}') and (parts or kind == '{}') else None
 
 def _read_relation(text:str) -> Tree|None:
-    sides, ops = _split(text, r'\\(?:le|ge|in)(?![a-zA-Z])|[<>]|(?<![!:\\])=')
+    sides, ops = _split(text, r'\\(?:le|ge|in|ne)(?![a-zA-Z])|[<>]|(?<![!:\\])=')
     if not ops or not all(sides): return None
+    if len(ops) == 1 and to_number(sides[1]) is not None and (apart := _two_sided(sides[0], ops[0], sides[1])): return read_answer(apart)
     if set(ops) == {'='}: return Tree('=', text, tuple(map(read_answer, sides)))
     if ops == [r'\in'] and _NAME.fullmatch(sides[0]): t = read_answer(sides[1]); return Tree(t.kind, t.text, t.parts, _key(sides[0]))
     return _read_inequality(text, sides, ops)
+
+def _two_sided(name:str, op:str, value:str) -> str|None:
+    "What is said of both sides of a number, such as |x| < 3 and x \\ne 3, in intervals"
+    if op == r'\ne' and _NAME.fullmatch(name): return rf'{name} \in (-\infty, {value}) \cup ({value}, \infty)'
+    m = re.fullmatch(r'\\?[lr]?(?:\||vert\b)(.+?)\\?r?(?:\||vert\b)', name)
+    if not m or not _NAME.fullmatch(m[1].strip()) or op not in ('<', '>', r'\le', r'\ge') or to_number(value) <= 0: return None
+    if op in ('<', r'\le'): return f'-{value} {op} {m[1]} {op} {value}'
+    return rf'{m[1]} \in ' + (rf'(-\infty, -{value}) \cup ({value}, \infty)' if op == '>' else rf'(-\infty, -{value}] \cup [{value}, \infty)')
 
 def _read_inequality(text:str, sides:list, ops:list) -> Tree|None:
     flip = {'<': '>', '>': '<', r'\le': r'\ge', r'\ge': r'\le'}
@@ -310,8 +334,11 @@ def _all(found) -> bool|None:
 
 def _same_in_any_order(a:tuple, b:tuple, leaf) -> bool|None:
     if len(a) != len(b): return False
-    rest, unknown = list(b), False
-    for part in a:
+    rest, others, unknown = list(b), [], False
+    for part in a:                                                    # first those written alike, which a loose `leaf` might pair off otherwise
+        if alike := next((t for t in rest if (_key(t.text), t.name) == (_key(part.text), part.name)), None): rest.remove(alike)
+        else: others.append(part)
+    for part in others:
         found = [_same(part, other, leaf) for other in rest]
         if True in found: rest.pop(found.index(True))
         elif None in found: unknown = True
@@ -325,9 +352,9 @@ def _same_kind(a:Tree, b:Tree) -> bool:
 
 def _same(a:Tree, b:Tree, leaf) -> bool|None:
     "Are two answers the same? `leaf` compares two leaves, or the sides of two equations"
+    if a.name and b.name and a.name != b.name: return False
     if _key(a.text) == _key(b.text) and a.kind == b.kind: return True
     if '=' in (a.kind, b.kind): return _same_equation(a, b, leaf)
-    if a.name and b.name and a.name != b.name: return False
     if a.kind == b.kind == 'leaf': return leaf(a, b)
     if {a.kind, b.kind} <= {'list', '{}'} or 'union' in (a.kind, b.kind) and {a.kind, b.kind} <= {'list', 'union'}: return _same_in_any_order(a.parts, b.parts, leaf)
     if not a.parts or not b.parts or len(a.parts) != len(b.parts) or not _same_kind(a, b): return False

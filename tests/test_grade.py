@@ -12,9 +12,10 @@ import cgd.grade as module
 from cgd.grade import GRADERS, find_answer, grade, grade_many, last_boxed, last_number, one_spelling, read_answer, to_number
 
 HERE = Path(__file__).parent
-# The second was written and committed before the grader was looked at, and scored when strict was done: 141 of 141 agreed at the first try
-# (24 Nov 2026; no label was changed). Whoever labelled it also wrote the grader, so both share their conventions about units and percent signs.
-CORPORA = 'grade_corpus.jsonl', 'grade_corpus_blind.jsonl'
+# The second and third were written and committed before strict had seen any of their pairs, and scored once (24 Nov 2026; no label was changed): strict
+# agreed with 141 of 141 and with 108 of 113, together 98.0%. The five were right answers it could not read (see 02_grade); it was mended afterwards, so
+# what is tested here is no first score any more. Whoever labelled them also wrote the grader: both share their conventions about units and percent signs.
+CORPORA = 'grade_corpus.jsonl', 'grade_corpus_blind.jsonl', 'grade_corpus_blind2.jsonl'
 FOLDER = os.environ.get('CGD_BENCH_DIR')
 SETS = 'gsm8k_test', 'math500', 'minerva_math', 'olympiadbench_math', 'amc23', 'aime24', 'theoremqa'
 FORMS = dict(itself='{}', boxed=r'Thus $\boxed{{{}}}$.', sentence='So the answer is {}.', dollars='${}$', full_stop='{}.', spaces='  {}  ')
@@ -52,7 +53,7 @@ def judged() -> dict:
     "Each row of both corpora with what strict and lenient say, graded once"
     rows = [dict(r, corpus=name) for name in CORPORA for r in corpus(name)]
     pairs = [(r['reference'], r['completion']) for r in rows]
-    return [dict(r, strict=s.outcome, lenient=l.outcome) for r, s, l in zip(rows, grade_many(pairs), grade_many(pairs, 'lenient'))]
+    return [dict(r, strict=s.outcome, lenient=l.outcome) for r, s, l in zip(rows, grade_many(pairs, timeout=60.), grade_many(pairs, 'lenient', timeout=60.))]
 
 
 @pytest.mark.parametrize('name', CORPORA)
@@ -64,8 +65,9 @@ def test_strict_agrees_with_the_labels(name, judged):
 
 
 def test_the_corpus_is_large_and_has_every_kind():
-    by_hand, blind = map(corpus, CORPORA)
-    assert len(by_hand) + len(blind) >= 300 and len(blind) >= 100
+    by_hand, *blind = map(corpus, CORPORA)
+    blind = [r for rows in blind for r in rows]
+    assert len(by_hand) + len(blind) >= 300 and 3*len(blind) >= len(by_hand) + len(blind)
     assert {'fraction', 'interval', 'set', 'tuple', 'matrix', 'unit', 'percent', 'text', 'boxes', 'known_false'} <= {r['kind'] for r in blind} & {r['kind'] for r in by_hand}
     assert all(r['outcome'] == 'wrong' for r in by_hand + blind if r['kind'] == 'known_false')
 
@@ -78,7 +80,7 @@ def test_lenient_accepts_what_strict_accepts(judged):
 def test_the_same_text_graded_twenty_times_gives_the_same_score(judged):
     pairs = [(r['reference'], r['completion']) for r in judged[::20]]
     for grader in GRADERS:
-        found = grade_many(pairs*20, grader)
+        found = grade_many(pairs*20, grader, timeout=60.)   # a busy machine is no reason to differ
         assert len(pairs) > 20 and {tuple(found[i:i + len(pairs)]) for i in range(0, len(found), len(pairs))} == {tuple(found[:len(pairs)])}
 
 
