@@ -1,21 +1,46 @@
-"Redraw every file in figures/ from the CSVs in data/results/: same input, same bytes."
+"""Redraw every file in figures/ from the CSVs in data/results/: same input, same bytes, whatever the machine's own settings.
+`scripts/figures.py [RESULTS [FIGURES]]`. Which table is drawn how stands in `cgd.figures.DRAWINGS`."""
+import io, sys
 from pathlib import Path
 
 import matplotlib
 matplotlib.use('Agg')
-import pandas as pd
-from cgd.figures import plot_differences, plot_overview, plot_run
+matplotlib.rcdefaults()   # a matplotlibrc of this machine must not show
+import yaml
+from matplotlib import pyplot as plt
+from cgd.core import CgdError, write_atomic
+from cgd.figures import DRAWINGS, draw_folder, plot_overview
 from cgd.pipeline import RunConfig, caption
 
-RESULTS, FIGURES = Path('data/results'), Path('figures')
+RESULTS, FIGURES = map(Path, [*sys.argv[1:], *['data/results', 'figures'][len(sys.argv) - 1:]])
 
 
-def save(figure, name: str): figure.savefig(FIGURES/f'{name}.png', dpi=150, metadata={'Software': None})
+def about(folder: Path) -> str:
+    "What a reader of these numbers has to know: of a run from its config.yaml, of a sweep from its sweep.yaml"
+    if (folder/'config.yaml').exists(): return caption(RunConfig.load(folder/'config.yaml'))
+    if not (folder/'sweep.yaml').exists(): return ''
+    run = RunConfig.make(yaml.safe_load((folder/'sweep.yaml').read_text()).get('run', {}))
+    teachers = ' and '.join('oracle teacher' if t == 'reference' else f'teacher {t}' for t in run.teacher)
+    return f'{folder.name}: student {run.student}, {teachers}, {run.n_problems or "all"} problems of {run.problems}'
 
 
-save(plot_overview().figure, 'overview')
-for run in sorted(p for p in RESULTS.iterdir() if (p/'results.csv').exists()):
-    save(plot_run(pd.read_csv(run/'results.csv').to_dict('records'), caption(RunConfig.load(run/'config.yaml'))), run.name)
-    gaps = pd.read_csv(run/'differences.csv').query('grader == "boxed"')
-    for benchmark, rows in gaps.groupby('benchmark', sort=False):
-        save(plot_differences(rows.to_dict('records'), f'{benchmark}, boxed answer').figure, f'{run.name}-differences-{benchmark}')
+def save(name: str, figure) -> str:
+    "Save one figure and say its name"
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, metadata={'Software': None})   # the version of matplotlib would change the bytes
+    plt.close(figure)
+    write_atomic(FIGURES/f'{name}.png', picture.getvalue())
+    return name
+
+
+def main():
+    folders = sorted(p for p in RESULTS.iterdir() if p.is_dir())
+    drawn = [save('overview', plot_overview().figure)] + [save(*figure) for folder in folders for figure in draw_folder(folder, about(folder))]
+    print(f'{len(drawn)} figures in {FIGURES}/')
+    if absent := [file for file in DRAWINGS if not any((folder/file).exists() for folder in folders)]: print(f'not drawn, no such table in {RESULTS}/*/: {", ".join(absent)}')
+    if stale := [f.name for f in sorted(FIGURES.glob('*.png')) if f.stem not in drawn]: print(f'stale, no table draws them: {", ".join(stale)}')
+
+
+if __name__ == '__main__':
+    try: main()
+    except CgdError as e: sys.exit(str(e))
