@@ -10,7 +10,7 @@ from lm_eval.api.instance import Instance
 from cgd.benchmarks import BENCHMARKS, Items, grade_items, ifeval_scores, to_item
 from cgd.core import write_table
 from cgd.generate import Request, Store, complete, open_engine, sessions
-from cgd.harness import Chat, EngineLM, lm_eval_results
+from cgd.harness import Chat, EngineLM, beside_ours, lm_eval_records, lm_eval_results, lm_eval_scores
 from test_benchmarks import REPLIES
 
 TEXT = 'Tom has 3 apples and buys 4 more. '
@@ -116,3 +116,27 @@ def test_ifeval_by_their_task_and_by_ours(ours):
         assert scores[f'prompt_{way}'] == pytest.approx(found[f'prompt_level_{way}_acc,none'])
         assert scores[f'instruction_{way}'] == pytest.approx(found[f'inst_level_{way}_acc,none'])
     assert 0 < scores['instruction_strict'] < 1
+
+
+def test_a_task_as_part_of_a_run(ours):
+    "Their ten verdicts and ours on the same replies, by item; with intervals; asked once"
+    items = Items(BENCHMARKS['gsm8k'], [to_item(dict(question=f'What is {i} + 5?', answer=f'#### {i + 5}', id=f'g{i}'), BENCHMARKS['gsm8k']) for i in range(12)])
+    run = lambda: lm_eval_records(ours.engine, 'gsm8k', ours.store, limit=10, items=items, num_fewshot=0, gen_kwargs=dict(max_gen_toks=4))
+    records = run()
+    assert [r['id'] for r in records] == [f'g{i}' for i in range(10)] and len(ours.store) == 10
+    assert run() == records and len(ours.store) == 10          # again: nothing is asked
+    scores = {r['metric']: r for r in lm_eval_scores(records, 'gsm8k')}
+    assert set(scores) == {'exact_match,strict-match', 'exact_match,flexible-extract'}
+    assert all(r['n'] == 10 and 0 <= r['low'] <= r['value'] <= r['high'] <= 1 for r in scores.values())
+    right = [r | {'exact_match,flexible-extract': 1., 'flexible': 'right'} for r in records[:3]] + records[3:]
+    row, = [r for r in beside_ours(right, 'gsm8k') if (r['metric'], r['grader']) == ('exact_match,flexible-extract', 'flexible')]
+    assert (row['value'], row['ours'], row['agree']) == (.3, .3, 1)
+
+
+def test_ifeval_takes_our_rows(ours):
+    pytest.importorskip('nupunkt')
+    name = 'punctuation:no_comma'
+    rows = [to_item(dict(key=i, prompt=f'Say {i}.', instruction_id_list=[name], kwargs=[{}]), BENCHMARKS['ifeval']) for i in range(4)]
+    records = lm_eval_records(ours.engine, 'ifeval', ours.store, items=Items(BENCHMARKS['ifeval'], rows), gen_kwargs=dict(max_gen_toks=8))
+    assert {r['agree'] for r in beside_ours(records, 'ifeval') if r['metric'].startswith('prompt_level_' + r['grader'].removeprefix('ifeval_'))} == {1}
+    assert [r['value'] for r in lm_eval_scores(records, 'ifeval') if r['metric'].startswith('inst_level_strict')] == [sum(r['ifeval_strict'] == 'right' for r in records) / 4]
