@@ -26,6 +26,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
 import seaborn as sns
 
+from .analysis import method_of
 from .core import CgdError
 from .evaluate import GRADER_NAMES, graders_in
 
@@ -415,9 +416,9 @@ def _draw_curve(ax:Axes, points:list[list], color:str, marker:str, mfc:str):
 
 # %% ../nbs/10_figures.ipynb #plot-measures
 MEASURES = {'verdict_accuracy': ('verdict agrees with the grade', '%'), 'fix_rate': ('wrong drafts put right', '%'), 'break_rate': ('right drafts broken', '%'),
-            'no_change': ('draft left as it was', '%'), 'leakage': ('critique states the answer', '%'), 'specificity': ('critique quotes the draft', '%'),
+            'no_change': ('draft left as it was', '%'), 'leakage': ('critique states the answer', '%'), 'handed_over': ('answer that the draft lacks', '%'), 'specificity': ('critique quotes the draft', '%'),
             'tokens': ('length of the critique', 'tokens'), 'unparsed': ('no readable verdict', '%'),
-            'asked_format': ('answer in the form asked for', '%'), 'mean_tokens': ('length of an answer', 'tokens'), 'first_token_kl': ('first token: KL from untrained', 'nats'),
+            'asked_format': ('answer in the form asked for', '%'), 'mean_tokens': ('length of an answer', 'tokens'), 'first_token_kl': ('first token: KL from untrained', 'nats'), 'first_token_kl_reverse': ('first token: KL, reversed', 'nats'),
             'critique_like': ('answer opens like a critique', '%'), 'ifeval_strict': ('instructions followed (IFEval)', '%')}
 
 def plot_measures(
@@ -427,6 +428,7 @@ def plot_measures(
     columns:int=4     # of panels
 ) -> Figure:
     "A panel for each measure, a line for each thing measured"
+    rows = [r for r in rows if r['n']]   # what there was nothing to measure in has no value
     measures, names = distinct(r['measure'] for r in rows), distinct(map(name, rows))
     columns, deep = min(columns, len(measures)), math.ceil(len(measures) / columns)
     figure, axes = new_grid(deep, columns, 1.8 + 2.5 * columns, deep * (1. + .32 * len(names)), sharey=True)
@@ -455,7 +457,7 @@ def plot_confusion(
     rows:list[dict] # of confusion.csv: teacher, preset, verdict, draft_grade, n
 ) -> Figure:
     "Verdict against the draft's grade, a panel for each teacher and preset: counts, and in the shade the share of all drafts with that grade"
-    grades, verdicts = ([v for v in order if v in {r[k] for r in rows}] for k, order in (('draft_grade', ('right', 'wrong', 'no_answer', 'timeout')), ('verdict', ('right', 'wrong', 'unparsed'))))
+    verdicts, grades = (sorted({r[k] for r in rows}, key=['right', 'wrong', 'unparsed', *distinct(r[k] for r in rows)].index) for k in ('verdict', 'draft_grade'))
     panels = distinct(map(_who, rows))
     figure, axes = new_grid(1, len(panels), 1.4 + (.5 + .75 * len(grades)) * len(panels), 1.2 + .5 * len(verdicts), sharey=True)
     for ax, panel in zip(axes, panels):
@@ -519,25 +521,28 @@ def plot_uncertainty(
     return figure
 
 # %% ../nbs/10_figures.ipynb #plot-alignment
-_ALIGNMENT = {'information': 'information about ŷ, nats a token', 'cosine': 'cosine of critique and ŷ', 'step_overlap': 'overlap of steps named and changed'}
+_ALIGNMENT = {'information': 'information about ŷ, nats a token', 'cosine': 'cosine of critique and ŷ', 'step_overlap': 'overlap of steps named and changed',
+              'named_changed': 'share of the steps named that were changed', 'others_changed': 'share of the other steps that were changed'}
 _KINDS = {'own': dict(marker='o'), 'shuffled': dict(marker='o', hollow=True), 'gap': dict(marker='D', ms=5)}
 
 def plot_alignment(
     rows:list[dict] # of alignment.csv: model, measure, n, value, low, high
 ) -> Figure:
     "Alignment of critique and refinement, own against shuffled, a panel for each kind of measure and a row for each model"
+    rows = [r for r in rows if r['n']]
     split = {r['measure']: r['measure'].rpartition('_')[::2] if r['measure'].rpartition('_')[2] in _KINDS else (r['measure'], 'own') for r in rows}
     panels = {p: distinct(r['model'] for r in rows if split[r['measure']][0] == p) for p in distinct(p for p, _ in split.values())}
-    figure, axes = new_grid(1, len(panels), 1 + 3.9 * len(panels), 1.3 + .42 * max(map(len, panels.values())))
+    columns, deep = min(3, len(panels)), math.ceil(len(panels) / 3)
+    figure, axes = new_grid(deep, columns, 1 + 3.9 * columns, .4 + deep * (.9 + .42 * max(map(len, panels.values()))))
     for ax, (panel, models) in zip(axes, panels.items()):
         some = [r for r in rows if split[r['measure']][0] == panel]
         kinds = [k for k in _KINDS if k in {split[r['measure']][1] for r in some}]
-        for r in some:
-            kind = split[r['measure']][1]
+        for r, kind in ((r, split[r['measure']][1]) for r in some):
             draw_interval(ax, models.index(r['model']) + _beside(kinds.index(kind), len(kinds), .5), r, color=method_color(r['model']), **_KINDS[kind])
         ax.axvline(0, color='.4', lw=1)
         _name_rows(ax, [method_label(m) for m in models])
         ax.set_xlabel(f'{_ALIGNMENT.get(panel, panel)}\n95% interval ({n_text(some)})', fontsize=9)
+    for ax in axes[len(panels):]: ax.remove()
     _legend(figure, {k: dict(color='#333333', marker=v['marker'], mfc='white' if v.get('hollow') else '#333333') for k, v in _KINDS.items() if k in {s for _, s in split.values()}})
     return figure
 
@@ -572,13 +577,14 @@ def run_costs(
 ) -> list[dict]:    # the same, with method and who
     "Say for which method and by whom each line of a run's ledger is"
     if 'who' in rows[0]: return rows
-    who = {'critique': 'teacher', 'refine': 'teacher', 'direct': 'teacher'}
-    method = lambda r: r['model'].split('-merged-')[0] if r['stage'] in ('train', 'evaluate') else ''
-    return [r | dict(method=method(r) if method(r) in METHODS or r['stage'] != 'evaluate' else 'base', who=who.get(r['stage'], 'student')) for r in rows]
+    taught, trained = ('critique', 'refine', 'direct'), [r['model'] for r in rows if r['stage'] == 'train']
+    def method(r): return '' if r['stage'] in ('draft', *taught) else r['model'] if r['stage'] == 'train' else method_of(r['model'], trained)
+    return [r | dict(method=method(r), who='teacher' if r['stage'] in taught else 'student') for r in rows]
 
 def _cost(rows:list[dict]) -> tuple[str, float, str]:
     "What the bars measure: the column, by what it is divided, and its name with unit"
-    if any(r.get('flops', math.nan) == r.get('flops', math.nan) and r.get('flops', 0) > 0 for r in rows): return 'flops', 1, 'FLOPs'
+    flops = [r.get('flops') for r in rows]
+    if all(f is not None and f == f for f in flops) and any(flops): return 'flops', 1, 'FLOPs'   # a part that is not known would be missing from the bars
     hours = max(r['seconds'] for r in rows) > 7200
     return 'seconds', 3600 if hours else 60, 'hours' if hours else 'minutes'
 
@@ -592,7 +598,7 @@ def plot_ledger(
     name, divisor, unit = _cost(rows)
     methods, stages = (sorted({r[k] for r in rows}, key=['', *names, *distinct(r[k] for r in rows)].index) for k, names in (('method', METHODS), ('stage', STAGES)))
     ax, left, sums = ax or new_axes(7, 1.4 + .4 * len(methods)), Counter(), Counter()
-    for r in rows: sums[r['method'], r['stage'], r['who']] += 0 if r[name] != r[name] else r[name] / divisor
+    for r in rows: sums[r['method'], r['stage'], r['who']] += r[name] / divisor
     parts = sorted(sums, key=lambda part: stages.index(part[1]))
     for method, stage, who in parts:
         ax.barh(methods.index(method), sums[method, stage, who], .6, left[method], **_filling(stage, who))

@@ -46,7 +46,7 @@ def tables() -> dict[str, list[dict]]:
                        for i, v in enumerate(values) for m in models[1:] for s in range(2) for b, n, g in grades for a in [level(x, v, m, s, b, g)]],
         'uncertainty.csv': [dict(model=m, context=c, n=200, nll=v, **ends(v, name='nll_'), entropy=e, **ends(e, name='entropy_'))
                             for m in models for c in ('x', "x, y'", "x, y', c", 'x, c shuffled') for v, e in [(level(m, c), level(c, m, 1))]],
-        'alignment.csv': [r for m in models for r in measured(['information_own', 'information_shuffled', 'information_gap'], model=m)] + measured(['cosine_own', 'cosine_shuffled', 'step_overlap'], model='base'),
+        'alignment.csv': [r for m in models for r in measured(['information_own', 'information_shuffled', 'information_gap'], model=m)] + measured(['cosine_own', 'cosine_shuffled'], model='base') + measured(['step_overlap', 'named_changed', 'others_changed'], model='oracle teacher (withheld)'),
         'attention.csv': [dict(model=m, layer=layer, part=p, share=v, **ends(v, .02), n=200) for m in models for layer in range(30) for p in ('question', 'draft', 'critique', 'own') for v in [level(m, layer, p)]],
         'critiques.csv': [r for t, p in teachers for r in measured(['verdict_accuracy', 'fix_rate', 'break_rate', 'no_change', 'leakage', 'specificity', 'tokens', 'unparsed'], teacher=t, preset=p)],
         'confusion.csv': [dict(teacher=t, preset=p, verdict=v, draft_grade=g, n=round(100 * level(t, p, v, g))) for t, p in teachers for v in ('right', 'wrong', 'unparsed') for g in ('right', 'wrong', 'no_answer')],
@@ -120,7 +120,7 @@ def test_no_grader_is_said(file, tmp_path):
     write(tmp_path/'study'/file, [{k: v for k, v in r.items() if not k.startswith(GRADERS)} for r in tables()[file]])
     with pytest.raises(CgdError, match='no grader'): next(draw_folder(tmp_path/'study'))
 
-INTERVALS = {'results': 12, 'differences': 12, 'methods': 44, 'contrasts': 80, 'scores': 4 * (1 + 3 * 10), 'curves-train_lr': 4 * 12, 'uncertainty': 24, 'alignment': 12, 'critiques': 24, 'drift': 25, 'reasoning': 6}
+INTERVALS = {'results': 12, 'differences': 12, 'methods': 44, 'contrasts': 80, 'scores': 4 * (1 + 3 * 10), 'curves-train_lr': 4 * 12, 'uncertainty': 24, 'alignment': 14, 'critiques': 24, 'drift': 25, 'reasoning': 6}
 
 @pytest.mark.parametrize('name', INTERVALS)
 def test_intervals_are_drawn(figures, name):
