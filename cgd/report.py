@@ -116,7 +116,7 @@ FILTERS = {'fixed': (_fixed, 'The first text is not right and the second is: dra
            'both wrong': (_both_wrong, 'Neither text is right.'),
            'both right': (_both_right, 'Both texts are right.'),
            'truncated': (_truncated, 'One of the two texts, or the critique between them, was cut off at its token limit.'),
-           'leaked': (_leaked, 'The critique states the reference answer.'),
+           'leaked': (_leaked, 'The critique states the reference answer, be it only by quoting a draft that is right.'),
            'graders disagree': (_disagree, 'One of the two texts is right for one grader and not right for another.')}
 
 def filters_met(
@@ -323,7 +323,7 @@ def facts(
     return lines + ([('models compared', str(len(methods)), '')] if methods else [])
 
 # %% ../nbs/10_report.ipynb #render-report
-_PARTS = {'draft': ('draft', '#0173b2'), 'critique': ('critique', '#de8f05'), 'refinement': ('refinement', '#029e73'), 'direct': ("teacher's own answer", '#56b4e9')}
+_PARTS = {'draft': ('draft', method_color('base')), 'critique': ('critique', '#c9a227'), 'refinement': ('refinement', '#2f9aa0'), 'direct': ("teacher's own answer", '#86b8b1')}
 
 def named_voices(
     found:list[dict] # examples
@@ -345,14 +345,15 @@ def render_report(
     tables:dict[str, list[dict]], # heading -> rows; empty ones are left out
     figures:dict,               # caption -> a matplotlib Figure, or the bytes of a PNG
     found:list[dict],           # from `examples`
-    base:str='base'             # the method that the others are compared with
+    base:str='base',            # the method that the others are compared with
+    most:int=10_000             # examples in it; of more, an even selection
 ) -> str:                       # HTML, the whole of it
     "One run as one page that needs nothing but a browser"
     voices, graders = named_voices(found), _graders(found)
     tuned = [v for v in voices if v['name'] not in _PARTS]
     rivals = [v for v in tuned if v['name'] != base] or tuned
     names = [dict(name=n, meaning=meaning) for n, (_, meaning) in FILTERS.items()]
-    data, shown = pack_examples([e | dict(flags=flags(e, [v['name'] for v in rivals], base)) for e in found], dict(methods=voices, graders=graders | dict(grade='grade'), filters=names))
+    data, shown = pack_examples([e | dict(flags=flags(e, [v['name'] for v in rivals], base)) for e in found], dict(methods=voices, graders=graders | dict(grade=''), filters=names), most)
     counts = filter_counts(shown, rivals[0]['name'] if rivals else '', next(iter(graders), ''), base)
     return fill_template(title=title, caption=caption, tables={k: table(rows) for k, rows in tables.items() if rows}, figures={k: picture(f) for k, f in figures.items()}, facts=facts(found),
                          oracle=', '.join(sorted({e['by'] for e in found if e['by'].startswith('oracle')})), voices=voices, compared=rivals, base_label=method_label(base), graders=graders,

@@ -46,6 +46,11 @@ print(shipped('configs/cpu.yaml'), *(len(load_problems(name).rows) for name in (
     assert out[1:] == ['2000', '200', '500']
 
 
+def test_report_is_made_from_the_wheel(environment, tmp_path):
+    out = run(environment/'bin'/'python', '-c', 'from cgd.report import render_report, vendored; print(len(vendored())); print(render_report("t", "c", {}, {}, []))', cwd=tmp_path)
+    assert out.startswith('5\n') and 'Permission is hereby granted' in out and 'new Tabulator(' in out
+
+
 def test_command_line(environment, tmp_path):
     assert 'doctor' in run(environment/'bin'/'cgd', '--help', cwd=tmp_path)
     assert 'n-problems' in run(environment/'bin'/'cgd', 'run', 'cpu', '--help', cwd=tmp_path)

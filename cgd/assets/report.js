@@ -90,12 +90,12 @@
 
   // ---- one example
   const WORDS = { right: 'right', wrong: 'wrong', no_answer: 'no answer', timeout: 'not decided in time' };
-  const badge = (label, good, title) => { const b = make('span', `badge ${good === null ? '' : good ? 'good' : 'bad'}`, (good === null ? '' : good ? '✓ ' : '✗ ') + label); if (title) b.title = title; return b; };
+  const badge = (label, kind = '', title = '') => { const b = make('span', `badge ${kind}`, ({ good: '✓ ', bad: '✗ ' }[kind] ?? '') + label); b.title = title; return b; };
   function grades(v) {
     const list = make('span', 'badges');
     for (const [g, outcome] of Object.entries(v.grades)) {
       const answer = v.found[g];
-      list.append(badge(`${graders[g] ?? g}: ${WORDS[outcome] ?? outcome}${answer ? ` (${String(answer).slice(0, 40)})` : ''}`, right(outcome), answer ? `answer found: ${String(answer).slice(0, 500)}` : ''));
+      list.append(badge((graders[g] ?? g) + (graders[g] === '' ? '' : ': ') + (WORDS[outcome] ?? outcome) + (answer ? ` (${answer.slice(0, 40)})` : ''), right(outcome) ? 'good' : 'bad', answer ? `answer found: ${answer.slice(0, 500)}` : ''));
     }
     return list;
   }
@@ -104,12 +104,16 @@
     card.dataset.by = v.by;
     card.style.setProperty('--hue', m.color);
     const head = add(make('header'), make('h4', '', m.label), grades(v));
-    if (v.verdict) head.append(badge(`verdict: ${v.verdict}`, null));
-    if (v.leaks) head.append(badge('states the answer', false));
-    if (v.finish === 'length') head.append(badge('cut off at the token limit', false));
-    else if (v.finish && !['stop', 'scored'].includes(v.finish)) head.append(badge(`ended by ${v.finish}`, false));
+    if (v.verdict) head.append(badge(`verdict: ${v.verdict}`));
+    if (v.leaks) head.append(badge('states the answer', 'warn'));
+    if (v.finish === 'length') head.append(badge('cut off at the token limit', 'warn'));
+    else if (v.finish && !['stop', 'scored'].includes(v.finish)) head.append(badge(`ended by ${v.finish}`, 'warn'));
     if (v.tokens) head.append(make('span', 'quiet', `${count(v.tokens)} tokens`));
     return add(card, head, prose(v.text));
+  }
+  function reference(s) {   // often bare TeX
+    const bare = /\\[a-z]/i.test(s) && !s.includes('$') && s.length <= 300 ? formula(`$${s}$`, '$') : null;
+    return bare ?? write(make('span'), s.length > 300 ? s.slice(0, 300) + ' …' : s);
   }
   let twins;   // prompt -> the examples of that problem
   function others(e) {
@@ -125,14 +129,14 @@
     state.current = n;
     const link = make('a', 'id', e.id);
     link.href = '#' + encodeURIComponent(e.id); link.title = 'link to this example';
-    const met = filters.filter(f => has(e, f.name)).map(f => badge(f.name, null, f.meaning));
+    const met = filters.filter(f => has(e, f.name)).map(f => badge(f.name, '', f.meaning));
     const cards = add(make('div', 'voices'), ...e.voices.map(voice));
     cards.classList.toggle('steps', '' in e.flags);
     const solution = e.solution ? add(make('details'), make('summary', '', 'worked solution'), prose(e.solution)) : null;
     pane.replaceChildren(
       add(make('p', 'where quiet'), `${e.set}${e.sample ? `, sample ${e.sample}` : ''} · `, link),
       add(make('h3'), 'Problem'), prose(e.prompt, 'prose problem'),
-      add(make('p', 'answer'), make('span', 'quiet', 'reference answer '), e.reference === null ? make('em', 'quiet', 'none') : write(make('span'), e.reference.length > 300 ? e.reference.slice(0, 300) + ' …' : e.reference)),
+      add(make('p', 'answer'), make('span', 'quiet', 'reference answer '), e.reference === null ? make('em', 'quiet', 'none') : reference(e.reference)),
       ...[solution, others(e), add(make('p', 'badges'), ...met), e.by ? make('p', 'quiet', `teacher: ${e.by}`) : null].filter(x => x), cards);
     pane.scrollTop = 0;
     if (picked) history.replaceState(null, '', '#' + encodeURIComponent(e.id));
@@ -168,9 +172,9 @@
   const plain = cell => document.createTextNode(cell.getValue());
   const table = new Tabulator('#list', {
     data: examples.map((e, n) => ({ n, problem: e.prompt.slice(0, 140).replace(/\s+/g, ' '), set: e.set + (e.sample ? ` #${e.sample}` : ''), marks: n })), index: 'n',
-    height: '100%', layout: 'fitColumns', placeholder: 'No example fits.', headerSortClickElement: 'header', columnDefaults: { headerHozAlign: 'left', resizable: false },
-    columns: [{ title: 'Problem', field: 'problem', formatter: plain, widthGrow: 3, minWidth: 120 }, { title: 'Set', field: 'set', formatter: plain, width: 92 },
-      { title: 'Grades', field: 'marks', formatter: marks, width: Math.min(150, 16 + 20 * Math.max(3, ...examples.slice(0, 500).map(e => e.voices.filter(v => Object.keys(v.grades).length).length))),
+    height: '100%', layout: 'fitColumns', responsiveLayout: 'hide', placeholder: 'No example fits.', headerSortClickElement: 'header', columnDefaults: { headerHozAlign: 'left', resizable: false },
+    columns: [{ title: 'Problem', field: 'problem', formatter: plain, widthGrow: 3, minWidth: 180, responsive: 0 }, { title: 'Set', field: 'set', formatter: plain, width: 100, responsive: 2 },
+      { title: 'Grades', field: 'marks', formatter: marks, responsive: 1, width: Math.min(160, 48 + 20 * Math.max(3, ...examples.slice(0, 500).map(e => e.voices.filter(v => Object.keys(v.grades).length).length))),
         sorter: (a, b) => examples[a].voices.filter(v => right(grade(v))).length - examples[b].voices.filter(v => right(grade(v))).length }],
     rowFormatter: row => row.getElement().classList.toggle('current', row.getData().n === state.current),
   });
