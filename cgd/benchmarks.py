@@ -39,6 +39,7 @@ class Benchmark:
     kind:str='math'               # of answer: math, letter, text, instructions, code or scores
     template:str=ASK              # what is asked; {prompt} and {shots} are filled in
     shots:str=''                  # worked examples: a file in CGD_BENCH_DIR, or hub:NAME:CONFIG:SPLIT
+    shots_sha256:str=''           # of that file; '' if the loader has not met the real ones
     graders:tuple=('boxed', 'flexible', 'strict', 'lenient') # the names of its outcomes, the first one first
     metric:str='accuracy'         # what its papers report
     licence:str=''                # of the rows
@@ -46,7 +47,7 @@ class Benchmark:
     lm_eval:str=''                # the task of lm-eval on the same rows, if there is one
 
     @property
-    def verified(self) -> bool: return bool(self.sha256) or self.name in SETS
+    def verified(self) -> bool: return bool(self.sha256) and bool(self.shots_sha256 or not self.shots)
 
 # %% ../nbs/08_benchmarks.ipynb #registry
 _CONTEST = 'none stated; problems (c) MAA'
@@ -83,7 +84,7 @@ _CHOICES = (
     Benchmark('gpqa_diamond', 198, 'gpqa_diamond', '', 'Idavidrein/gpqa:gpqa_diamond:train', dict(question='Question', id='Record ID', subject='High-level domain'),
               'letter', _LETTER, graders=('letter',), licence='CC BY 4.0', republish=False, lm_eval='gpqa_diamond_cot_zeroshot'),
     _MMLU_PRO,
-    replace(_MMLU_PRO, name='mmlu_pro_5shot', sha256='', template=_MMLU, shots='hub:TIGER-Lab/MMLU-Pro::validation', lm_eval='mmlu_pro'),
+    replace(_MMLU_PRO, name='mmlu_pro_5shot', template=_MMLU, shots='hub:TIGER-Lab/MMLU-Pro::validation', lm_eval='mmlu_pro'),
     Benchmark('musr', 756, 'musr', '8004494bda9a391826744cc5bbe0a3dcc6da64c9f0e9ec0c2b6383911119958c',
               'TAUR-Lab/MuSR::murder_mysteries+object_placements+team_allocation', {}, 'letter', _LETTER, graders=('letter',), licence='CC BY 4.0', lm_eval='leaderboard_musr'),
     Benchmark('truthfulqa', 817, 'truthfulqa', 'ec0af26fa6abab60981c8811127fcfc5365e03d0cdb22411f3c1a22f78ff9c6e', 'truthfulqa/truthful_qa:multiple_choice:validation',
@@ -95,12 +96,14 @@ _OTHERS = (
               dict(id='key'), 'instructions', '{prompt}', graders=('ifeval_strict', 'ifeval_loose'), metric='share of prompts and of instructions, strict and loose',
               licence='CC BY 4.0', lm_eval='ifeval'),
     Benchmark('bbh', 6511, 'bbh', '87dbe077828952a70fbac9d9129416646b6fa4e024037650bc8b5b7b5d013057', 'lukaemon/bbh:*:test',
-              dict(question='input', answer='target'), 'text', _BBH, 'bbh_cot_prompts', ('stated',), licence='MIT', lm_eval='bbh_cot_fewshot'),
+              dict(question='input', answer='target'), 'text', _BBH, 'bbh_cot_prompts', 'afe944ae8d34417f7a103bdd924d01850fdfb588cbdf3a69a998861a76422656', ('stated',), licence='MIT', lm_eval='bbh_cot_fewshot'),
     Benchmark('humaneval', 164, 'humaneval', 'f13b64ea3e2e85d65e96d089b686817f4951f461d93eefd47ae609bf39e7b58c', 'openai/openai_humaneval::test',
               dict(id='task_id'), 'code', _CODE, graders=('code',), metric='pass@k', licence='MIT', lm_eval='humaneval'),
 )
 
-_SHIPPED = tuple(Benchmark(name, n, licence='Apache-2.0, made here') for name, n in dict(train=2000, val=200, test=500, shifted=500).items())
+_SHIPPED = tuple(Benchmark(name, n, sha256=sha, licence='Apache-2.0, made here') for name, n, sha in (
+    ('train', 2000, 'd0c03e37a35d4b69cabf6a8690097631bcc21597da20f6f8098d19dbf844e970'), ('val', 200, 'd4e3aa06476fb7ad6b39b909a0f9f605cc24c7cda6a1913307f7bac3f0362fa8'),
+    ('test', 500, 'ee892f8c40be5a9af93101739176655ad8ddc1a47312e79ba78c933df76fb115'), ('shifted', 500, 'a86b458ee56e3d500927099e77fcffa23384a85660c602fd9cf56d52eb01455d')))
 BENCHMARKS = {b.name: b for b in (*_MATHEMATICS, *_CHOICES, *_OTHERS, *_SHIPPED)}  # name -> entry
 
 # %% ../nbs/08_benchmarks.ipynb #readers
@@ -203,11 +206,15 @@ def _records(benchmark:Benchmark, check:bool) -> tuple[Iterator, str]:
     "Rows with their places, and the checksum of the file if there is one"
     path = shipped(f'data/{benchmark.name}.jsonl') if benchmark.name in SETS else _local(benchmark.file)
     if path is None: return _hub_records(benchmark.hub), ''
+    return _read_file(path), _checked(path, benchmark.name, benchmark.sha256 if check else '')
+
+def _checked(path:Path, name:str, sha256:str) -> str:
+    "The checksum of a file; raises CgdError if another one is expected"
     found = checksum(path)
-    if check and benchmark.sha256 and found != benchmark.sha256:
-        raise CgdError(f'{path}: not the file that {benchmark.name} is known by: its sha256 is {found}, expected {benchmark.sha256}; '
+    if sha256 and found != sha256:
+        raise CgdError(f'{path}: not the file that {name} is known by: its sha256 is {found}, expected {sha256}; '
                        'fetch it again, or pass check=False to use it as it is, not verified')
-    return _read_file(path), found
+    return found
 
 # %% ../nbs/08_benchmarks.ipynb #shots
 def _worked(raw:dict) -> str:
@@ -215,14 +222,15 @@ def _worked(raw:dict) -> str:
     options = '\n'.join(f'{letter}. {option}' for letter, option in zip(string.ascii_uppercase, raw['options']))
     return f'Question: {raw["question"]}\n\n{options}\n\nAnswer: {raw["cot_content"].removeprefix("A: ").strip()}'
 
-def _load_shots(source:str) -> dict[str, str]:
-    "Subject -> worked examples"
+def _load_shots(source:str, sha256:str) -> dict[str, str]:
+    "Subject -> worked examples; raises CgdError for a file with another checksum"
     shots = {}
     if source.startswith('hub:'):
         for _, raw in _hub_records(source.removeprefix('hub:')): shots.setdefault(raw['category'], []).append(_worked(raw))
         return {subject: '\n\n'.join(some) for subject, some in shots.items()}
     path = _local(source)
     if path is None: raise CgdError(f'{source}.jsonl.gz: the worked examples are not on the Hub; set CGD_BENCH_DIR to a folder that has them')
+    _checked(path, source, sha256)
     return {raw['subject']: raw['problem'].partition('-----\n')[2].strip() for raw in (_parse(line) for _, line in _read_file(path))}
 
 # %% ../nbs/08_benchmarks.ipynb #load-benchmark
@@ -247,9 +255,9 @@ def load_benchmark(
         try: rows.append(to_item(_parse(raw), benchmark))
         except CgdError as e: skipped.append(f'{where}: {e}')
     if not rows: raise CgdError(f'{benchmark.name}: no usable row{"; the first: " + skipped[0] if skipped else ""}')
-    shots = _load_shots(benchmark.shots) if benchmark.shots else {}
+    shots = _load_shots(benchmark.shots, benchmark.shots_sha256 if check else '') if benchmark.shots else {}
     if shots and (bare := {r['item'].get('subject') for r in rows} - shots.keys()): raise CgdError(f'{benchmark.name}: no worked examples for {", ".join(map(str, sorted(bare)))}')
-    return Items(benchmark, rows, skipped, found or content_hash(rows), benchmark.name in SETS or bool(found) and found == benchmark.sha256, shots)
+    return Items(benchmark, rows, skipped, found or content_hash(rows), benchmark.verified and found == benchmark.sha256, shots)
 
 # %% ../nbs/08_benchmarks.ipynb #final-part
 _THOUGHT = re.compile(r'<think(?:ing)?>|\[THINK\]|<\|channel\|>analysis<\|message\|>|<\|im_start\|>think\b')
@@ -381,49 +389,82 @@ def follow_many(
             except (TimeoutError, ProcessExpired, MemoryError): lines[i] = _outcomes(len(rows[i]['item']['instruction_id_list']), None, 'timeout')
     return lines
 
+# %% ../nbs/08_benchmarks.ipynb #confine-parts
+def _call(name:str, *args):
+    "Call a C function that answers 0; raises OSError for another answer"
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*args): raise OSError(ctypes.get_errno(), name)
+
+def _give_up_root():
+    "Become nobody; in name only, and without privileges, where nobody may not read Python itself"
+    import os, sys
+    from pathlib import Path
+    if os.geteuid(): return
+    folders = {folder for prefix in (sys.prefix, sys.base_prefix) for folder in (Path(prefix), *Path(prefix).parents)}
+    if not all(folder.stat().st_mode & 1 for folder in folders): return os.setresuid(65534, 0, 0)   # no limit of processes holds for root
+    os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+
+def _enter_namespaces(seconds:int):
+    "A world without network, neighbours, temporary files and writing; the process that entered waits for its child outside"
+    import ctypes, os, signal
+    _give_up_root()
+    _call('unshare', 0x10000000 | 0x20000 | 0x8000000 | 0x40000000 | 0x20000000)   # user, mounts, IPC, network, processes
+    _call('mount', None, b'/', None, 0x4000 | 0x40000, None)                       # what is mounted from here on is ours alone
+    for folder in (b'/tmp', b'/var/tmp', b'/run', b'/dev/shm', b'/proc'):
+        if os.path.isdir(folder) and not os.path.islink(folder): _call('mount', b'none', folder, b'tmpfs', 15, b'size=4k,mode=755')
+    _call('syscall', 442, -100, b'/', 0x8000, (ctypes.c_uint64*4)(1), 32)          # mount_setattr: all of it read-only
+    child = os.fork()                                                              # the first process of the new space
+    if child:
+        signal.alarm(seconds + 1)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 255)
+    _call('prctl', 1, signal.SIGKILL)                                              # die with the parent
+
+def _refuse_sockets():
+    "A filter of system calls, which nothing can take away: socket, socketpair and io_uring_setup fail"
+    import ctypes, os, struct
+    machine, refused = dict(x86_64=(0xC000003E, (41, 53, 425)), aarch64=(0xC00000B7, (198, 199, 425)))[os.uname().machine]
+    op, refuse = lambda code, value, yes=0, no=0: struct.pack('HBBI', code, yes, no, value), struct.pack('HBBI', 6, 0, 0, 0x50001)   # EPERM
+    rules = [op(0x20, 4), op(0x15, machine, 1), refuse, op(0x20, 0), op(0x35, 0x40000000, 0, 1), refuse]   # no other machine's calls
+    for number in refused: rules += [op(0x15, number, 0, 1), refuse]
+    program = ctypes.create_string_buffer(b''.join([*rules, op(6, 0x7fff0000)]))
+    _call('prctl', 22, 2, struct.pack('HP', len(rules) + 1, ctypes.addressof(program)), 0, 0)
+
 # %% ../nbs/08_benchmarks.ipynb #confine
 def confine(
     seconds:int,  # of the processor, and of the clock
     megabytes:int # of memory
 ) -> str:         # 'namespaces', or 'limits' where the system grants no namespaces
     "Give up, for good, what a stranger's program could do harm with"
-    import ctypes, os, resource, signal, sys
+    import ctypes, resource, signal, sys
     for limit, most in dict(CPU=seconds, AS=megabytes*2**20, FSIZE=0, CORE=0, NOFILE=64).items():
         resource.setrlimit(getattr(resource, f'RLIMIT_{limit}'), (most, most))
-    libc, how = ctypes.CDLL(None, use_errno=True), 'namespaces'
-    def call(name, *args):
-        if getattr(libc, name)(*args): raise OSError(ctypes.get_errno(), name)
-    try:
-        if os.geteuid() == 0: os.setresuid(65534, 0, 0)   # no limit of processes holds for root
-        call('unshare', 0x10000000 | 0x20000 | 0x8000000 | 0x40000000 | 0x20000000)   # user, mounts, IPC, network, processes
-        call('mount', None, b'/', None, 0x4000 | 0x40000, None)                       # what is mounted from here on is ours alone
-        call('syscall', 442, -100, b'/', 0x8000, (ctypes.c_uint64*4)(1), 32)          # mount_setattr: all of it read-only
-        child = os.fork()                                                             # the first process of the new space
-        if child:
-            signal.alarm(seconds + 1)
-            os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 255)
-        call('prctl', 1, signal.SIGKILL)                                              # die with the parent
-    except (OSError, AttributeError):
-        how, sys.modules['socket'], sys.modules['_socket'] = 'limits', None, None
-        signal.alarm(seconds + 1)
+    how = 'namespaces'
+    try: _enter_namespaces(seconds)
+    except (OSError, AttributeError): how = 'limits'; signal.alarm(seconds + 1)
     if sys.platform == 'linux':
-        call('capset', (ctypes.c_uint32*2)(0x20080522), (ctypes.c_uint32*6)())   # no capability is left, so nothing of this can be undone ...
-        call('prctl', 38, 1, 0, 0, 0)                                            # ... and no program can bring one back
+        _call('capset', (ctypes.c_uint32*2)(0x20080522), (ctypes.c_uint32*6)())   # no capability is left, so nothing of this can be undone ...
+        _call('prctl', 38, 1, 0, 0, 0)                                            # ... and no program can bring one back
+    try: _refuse_sockets()
+    except (OSError, AttributeError, KeyError): sys.modules['socket'] = sys.modules['_socket'] = None
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     return how
 
 # %% ../nbs/08_benchmarks.ipynb #run-code
-_START = '''
+_CONFINEMENT = '_call', '_give_up_root', '_enter_namespaces', '_refuse_sockets', 'confine'
+_START = """
 import os, sys
-program, told, null = sys.stdin.read(), os.dup(1), os.open(os.devnull, os.O_RDWR)
+program = b''
+while len(program) < {size}: program += os.read(0, {size} - len(program)) or sys.exit('no program')
+told, mark, null = os.dup(1), os.dup(0), os.open(os.devnull, os.O_RDWR)
 how = confine({seconds}, {megabytes})
 for stream in (0, 1, 2): os.dup2(null, stream)
-try: exec(compile(program, '<completion>', 'exec'), dict(__name__='__main__'))
+try: exec(compile(program.decode(), '<completion>', 'exec'), dict(__name__='__main__'))
 except BaseException as e: error = f'{{type(e).__name__}}: {{e}}'
 else: error = ''
-os.write(told, f'{mark}{{how}} {{error[:200]}}'.encode(errors='replace'))
+os.write(told, os.read(mark, 16) + f'{{how}} {{error[:200]}}'.encode(errors='replace'))
 os._exit(0)
-'''
+"""
 
 def run_code(
     program:str,      # Python, run as a script
@@ -431,24 +472,37 @@ def run_code(
     megabytes:int=1024 # of memory
 ) -> dict:            # outcome right (it came to its end), wrong or timeout; error; confined by 'namespaces' or 'limits'
     "Run a program by a stranger, and say whether it ended without an error"
-    mark = os.urandom(8).hex()   # so that what the program itself writes is not taken for the result
-    start = inspect.getsource(resolve_name('cgd.benchmarks:confine')) + _START.format(seconds=seconds, megabytes=megabytes, mark=mark)
+    mark, text = os.urandom(8).hex().encode(), program.encode(errors='replace')
+    parts = [inspect.getsource(resolve_name(f'cgd.benchmarks:{name}')) for name in _CONFINEMENT]
+    start = '\n'.join([*parts, _START.format(seconds=seconds, megabytes=megabytes, size=len(text))])
     with tempfile.TemporaryDirectory() as empty, subprocess.Popen([sys.executable, '-s', '-P', '-B', '-c', start], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, cwd=empty, env=dict(PYTHONHASHSEED='0', OPENBLAS_NUM_THREADS='1'), start_new_session=True) as process:
-        try: out, noise = process.communicate(program.encode(errors='replace'), timeout=seconds + 2)
+        try: out, noise = process.communicate(text + mark, timeout=seconds + 2)
         except subprocess.TimeoutExpired: out, noise = b'', b''
         finally:
             if process.poll() is None: os.killpg(process.pid, signal.SIGKILL)
-    before, found, line = out.decode(errors='replace').rpartition(mark)
-    if found:
-        how, _, error = line.partition(' ')
-        return dict(outcome='wrong' if error else 'right', error=error, confined=how)
-    late = process.returncode in (-signal.SIGKILL, -signal.SIGALRM, -signal.SIGXCPU, 256 - signal.SIGKILL, 256 - signal.SIGXCPU)
+    return _ending(out.rpartition(mark), process.returncode, noise)
+
+def _ending(told:tuple, code:int, noise:bytes) -> dict:
+    "What became of a program, from what stood behind the mark, its exit code and its complaints"
+    _, found, line = told
+    how, _, error = line.decode(errors='replace').partition(' ')
+    if found: return dict(outcome='wrong' if error else 'right', error=error, confined=how)
+    late = code in (-signal.SIGKILL, -signal.SIGALRM, -signal.SIGXCPU, 256 - signal.SIGKILL, 256 - signal.SIGXCPU)
     return dict(outcome='timeout' if late else 'wrong', error='' if late else noise.decode(errors='replace').strip()[-200:] or 'ended early', confined='')
 
 # %% ../nbs/08_benchmarks.ipynb #program
 _FENCE = re.compile(r'```[ \t]*\w*[ \t]*\r?\n(.*?)(?:```|\Z)', re.S)
 _FIRST = re.compile(r'^(?:def|class|import|from|@)\b', re.M)
+
+def _code_in(text:str) -> str:
+    "What is code in a text without fences: from its first definition, as far as it can be compiled"
+    lines = text[_FIRST.search(text).start():].splitlines()
+    for end in range(len(lines), 0, -1):
+        try: compile('\n'.join(lines[:end]), '<reply>', 'exec', ast.PyCF_ONLY_AST)
+        except (SyntaxError, ValueError): continue
+        return '\n'.join(lines[:end]) + '\n'
+    return '\n'.join(lines)
 
 def to_program(
     row:dict, # an item of HumanEval
@@ -458,7 +512,7 @@ def to_program(
     item, blocks = row['item'], _FENCE.findall(text)
     defines = re.compile(rf'^(?:async )?def {re.escape(item["entry_point"])}\b', re.M)
     code = next((b for b in reversed(blocks) if defines.search(b)), blocks[-1] if blocks else text)
-    if defines.search(code): code = '    pass\n\n' + code[0 if blocks else _FIRST.search(code).start():]
+    if defines.search(code): code = '    pass\n\n' + (code if blocks else _code_in(code))
     elif code.strip() and not code.lstrip('\r\n')[0].isspace(): code = ''.join(f'    {line}' for line in code.splitlines(True))
     return f'{item["prompt"]}{code}\n\n{item["test"]}\n\ncheck({item["entry_point"]})\n'
 

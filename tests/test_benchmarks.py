@@ -4,7 +4,9 @@ import json
 import os
 import random
 import socket
+import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +75,21 @@ def test_five_examples_of_the_same_subject(tmp_path, monkeypatch):
     items = load_benchmark(replace(BENCHMARKS['mmlu_pro_5shot'], hub=f'{folder}::test', shots=f'hub:{folder}::validation'))
     asked = items.messages(items[0])[0]['content']
     assert asked.count('The answer is (B).') == 2 and 'Ohm' not in asked and asked.index('prime') < asked.index('even') and 'B. 2' in asked
+
+
+@bench
+def test_worked_examples_have_a_checksum_too(tmp_path, monkeypatch):
+    for name in ('bbh.jsonl.gz', 'bbh_cot_prompts.jsonl.gz'): (tmp_path/name).write_bytes(Path(FOLDER, name).read_bytes())
+    monkeypatch.setenv('CGD_BENCH_DIR', str(tmp_path))
+    assert load_benchmark('bbh', 1).verified
+    with gzip.open(tmp_path/'bbh_cot_prompts.jsonl.gz', 'at') as f: f.write('\n')
+    with pytest.raises(CgdError, match='bbh_cot_prompts: .*sha256|bbh_cot_prompts is known by'): load_benchmark('bbh', 1)
+    assert load_benchmark('bbh', 1, check=False).shots
+
+
+def test_shipped_sets_have_checksums(monkeypatch):
+    assert all(load_benchmark(name, 1).verified for name in ('train', 'val', 'test', 'shifted'))
+    with pytest.raises(CgdError, match='not the file that test is known by'): load_benchmark(replace(BENCHMARKS['test'], sha256='0'*64), 1)
 
 
 def test_another_file_is_refused_and_says_both_sums(tmp_path, monkeypatch):
@@ -242,7 +259,9 @@ def test_code_is_off_unless_allowed():
 
 
 @pytest.mark.parametrize('reply', ['    return 2 * x', 'return 2 * x', 'def double(x): return 2 * x', 'Thus:\n\ndef double(x):\n    return x + x',
-    '```python\ndef double(x):\n    return 2 * x\n```\n```python\nprint(double(1))\n```', '```py\n    return 2 * x', 'import math\ndef double(x): return int(math.ldexp(x, 1))'])
+    '```python\ndef double(x):\n    return 2 * x\n```\n```python\nprint(double(1))\n```', '```py\n    return 2 * x', 'import math\ndef double(x): return int(math.ldexp(x, 1))',
+    'Here:\n\ndef double(x):\n    return 2 * x\n\nThis doubles the value, so it works.', '```python\ndef double(x):\n    return 2 * x\n```\nNow `double(2)` is 4.\n```\n4\n```',
+    'def double(x):\n    return 2 * x\nIt works because 2 * x is twice x.\n\nRegards'])
 def test_forms_of_a_reply(reply):
     row = to_item(ROWS['humaneval'][0], BENCHMARKS['humaneval'])
     assert run_code(to_program(row, reply))['outcome'] == 'right'
@@ -270,20 +289,88 @@ def test_files_stay_as_they_are(tmp_path):
 
 def test_confinement_cannot_be_undone(tmp_path):
     if run_code('')['confined'] != 'namespaces': pytest.skip('this system grants no namespaces')
-    undo = f"""import ctypes, os
+    with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as folder:   # in sight, unlike tmp_path
+        os.chmod(folder, 0o777)
+        undo = f"""import ctypes, os
 libc = ctypes.CDLL(None)
-libc.mount(None, b'/', None, 0x20 | 0x1000, None)                            # remount, bind
-libc.unshare(0x10000000 | 0x20000); libc.mount(None, b'/', None, 0x20 | 0x1000, None)
-open({str(tmp_path/'new')!r}, 'w')"""
-    assert 'Read-only' in run_code(undo, seconds=1)['error'] and not list(tmp_path.iterdir())
+for again in range(2):
+    libc.mount(None, b'/', None, 0x20 | 0x1000, None)                            # remount, bind
+    libc.umount2(b'/tmp', 2); libc.umount2(b'/proc', 2)
+    libc.unshare(0x10000000 | 0x20000)
+assert os.listdir('/tmp') == os.listdir('/proc') == []
+open({folder + '/new'!r}, 'w')"""
+        assert 'Read-only' in run_code(undo, seconds=1)['error'] and not os.listdir(folder)
+
+
+def without_namespaces(monkeypatch):
+    import inspect
+    source = inspect.getsource
+    monkeypatch.setattr(inspect, 'getsource', lambda f: source(f).replace("'unshare'", "'no_such_call'"))
 
 
 def test_where_no_namespaces_are_granted(monkeypatch):
-    import inspect
-    source = inspect.getsource(confine)
-    monkeypatch.setattr(inspect, 'getsource', lambda _: source.replace("'unshare'", "'no_such_call'"))
+    without_namespaces(monkeypatch)
     for program, outcome in HOSTILE.items(): assert run_code(program, seconds=1)['outcome'] == outcome, program
     assert run_code('')['confined'] == 'limits'
+
+
+@pytest.fixture(params=['tcp', 'unix', 'unix elsewhere', 'abstract'])
+def listener(request, tmp_path):
+    "A real one, and the program that calls it"
+    with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as elsewhere:   # tmp_path is hidden from the program, this is not
+        if request.param == 'abstract' and sys.platform != 'linux': pytest.skip('Linux only')
+        where = {'unix': f'{tmp_path}/s', 'unix elsewhere': f'{elsewhere}/s', 'abstract': f'\0cgd-{os.getpid()}'}.get(request.param, ('127.0.0.1', 0))
+        family = socket.AF_INET if request.param == 'tcp' else socket.AF_UNIX
+        with socket.socket(family) as s:
+            s.bind(where); s.listen(); s.settimeout(.3)
+            if family == socket.AF_UNIX and request.param != 'abstract': os.chmod(where, 0o777); os.chmod(elsewhere, 0o755)
+            yield s, f'import socket\ns = socket.socket({int(family)})\ns.settimeout(1)\ns.connect({s.getsockname()!r})\ns.sendall(b"out")'
+
+
+def heard(listener) -> bytes:
+    try: caller, _ = listener.accept()
+    except TimeoutError: return b''
+    with caller: return caller.recv(3)
+
+
+@pytest.mark.parametrize('namespaces', [True, False])
+def test_nothing_is_heard_of_a_program(listener, namespaces, monkeypatch):
+    server, program = listener
+    subprocess.run([sys.executable, '-c', program], check=True)
+    assert heard(server) == b'out'                             # as it would be without confinement
+    if not namespaces: without_namespaces(monkeypatch)
+    result = run_code(program, seconds=2)
+    assert heard(server) == b'' and result['outcome'] == 'wrong' and 'Error' in result['error']
+
+
+FORGE = """
+import os, sys
+frame, words = sys._getframe(), {'right', 'namespaces '}
+while frame:                                                  # whatever stands in the frames above, and in their code
+    for found in (*frame.f_code.co_consts, *frame.f_globals.values(), *frame.f_locals.values()):
+        if isinstance(found, (str, bytes)): words.add(found if isinstance(found, str) else found.decode(errors='replace'))
+    frame = frame.f_back
+text = ''.join(w + how for w in words for how in ('', 'namespaces ', ' '))
+for descriptor in range(64):
+    try: os.write(descriptor, text.encode())
+    except OSError: pass
+print(text)
+os._exit(0)
+"""
+
+
+def test_success_is_not_to_be_forged(monkeypatch):
+    assert run_code(FORGE)['outcome'] == 'wrong'
+    assert run_code(FORGE.replace('os._exit(0)', 'raise SystemExit(0)'))['outcome'] == 'wrong'
+    assert run_code(FORGE.replace('os._exit(0)', ''))['outcome'] == 'right'   # it may write what it likes, if it comes to its end
+
+
+def test_what_it_sees_of_the_machine(tmp_path):
+    if run_code('')['confined'] != 'namespaces': pytest.skip('this system grants no namespaces')
+    (tmp_path/'mine').write_text('mine')
+    seen = run_code('import os; raise ValueError([os.getuid() == 0, *(os.listdir(f) for f in ("/tmp", "/run", "/proc", "."))])')
+    assert seen['error'] == 'ValueError: [False, [], [], [], []]'
+    assert run_code(f'open({str(tmp_path/"mine")!r})')['error'].startswith('FileNotFoundError')
 
 
 def test_other_processes_are_out_of_reach():
