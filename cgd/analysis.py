@@ -54,7 +54,10 @@ def _words(text:str) -> tuple[str, ...]:
     plain = unicodedata.normalize('NFKC', re.sub(r'\\(?:times|cdot)\b', '*', text)).casefold().translate(_SIGNS)
     return tuple(_WORD.findall(_IN_LIST.sub('', plain)))
 
-def _claims(text:str) -> frozenset: return frozenset((e.operands, e.operators, e.claimed) for e in read_equations(text))
+_EQUALS = re.compile(r'=|≈|\\approx|equals', re.I)   # without one of these there is nothing to read, and reading is slow
+
+def _equations(sentence:str) -> list: return read_equations(sentence) if _EQUALS.search(sentence) else []
+def _claims(sentence:str) -> frozenset: return frozenset((e.operands, e.operators, e.claimed) for e in _equations(sentence))
 
 @lru_cache(maxsize=10_000)   # a draft is compared with every sentence of its critique
 def sentences(
@@ -87,8 +90,8 @@ def quoted(
     shared = _shared(passage, steps, problem)
     def own(i): return any(all(run not in _runs(steps[j].words, len(run)) for j in shared if steps[j].words != steps[i].words) for run in shared[i])
     by_words = {i for i, s in enumerate(steps) if s.words in marked} | {i for i in shared if own(i)}
-    claims = frozenset().union(*(s.claims for s in sentences(passage)))
-    return by_words or {i for i, s in enumerate(steps) if s.claims & claims} or set(shared)
+    left = frozenset().union(*(s.claims for s in sentences(passage))) - frozenset().union(*(steps[i].claims for i in by_words))
+    return by_words | {i for i, s in enumerate(steps) if s.claims & left} or set(shared)
 
 # %% ../nbs/09_analysis.ipynb #named-wrong
 _PRAISE = re.compile(r'\b(?:right|correct|correctly|true|valid|accurate|accurately|sound|fine|good|holds?)\b')
@@ -268,17 +271,20 @@ def save_card(
 ) -> Path:          # README.md beside it
     "Write a trace table's card beside it; raises CgdError rather than replace a README of another kind"
     path = Path(table).with_name('README.md')
-    if path.exists() and 'critique-guided-distillation' not in path.read_text('utf-8').partition('\n---')[0]: raise CgdError(f'{path}: is not a card of traces, and would be replaced; move the table to a folder of its own')
+    if path.exists() and not re.match(r'---\n(?:.+\n)*- critique-guided-distillation\n', path.read_text('utf-8')): raise CgdError(f'{path}: is not a card of traces, and would be replaced; move the table to a folder of its own')
     return write_atomic(path, dataset_card(read_table(table), name, Path(table).name, **options))
 
 # %% ../nbs/09_analysis.ipynb #critique-like
 _TEXT = r'(?:answer|solution|response|work|reasoning|calculations?|computation|steps?|argument|explanation|approach|method)'
 _JUDGED = (r'(?:correct|incorrect|right|wrong|sound|flawed|inaccurate|accurate|incomplete|unclear|valid|invalid|mistaken|confus\w+|an? (?:error|mistake)|errors|mistakes|missing'
            r'|not (?:follow|hold|solve|answer|explain|correct|right|valid|clear)|well[- ]\w+)\b(?! (?:angle|triangle|side|hand|at|for|if|when|only|because|since|to)\b)')
+_IS = r'(?:is|are|was|looks?|seems?|appears?|contains?|has|have|does|do|provides?|a|an|the|mostly|partially|partly|completely|generally|several|some|many|no|minor|major)'
+_DOES = r'(?:correct|identif|misunderst|misread|makes?|made|forg|wrote|writes|fail|mistak|attempt|arriv|conclud|claim|assum|appl|explain|skip|jump|show|lack|miss)'
 _OPENINGS = re.compile('|'.join((
     rf"\b(?:the|this|your|student'?s) draft\b", rf"\b(?:this|your) attempt\b", rf"\byour (?:\w+ )?{_TEXT}\b", rf"\bthe student'?s (?:\w+ )?(?:{_TEXT}|attempt)\b",
-    r"\bthe student (?:has |have |did |does |not |\w+ly ){0,3}(?:correct|identif|misunderst|misread|makes?|made|forg|wrote|writes|fail|mistak|attempt|arriv|conclud|claim|assum|appl|explain|skip|jump|show)",
-    rf"\b(?:the|this|that|each|every|provided|given|final|first|second|third|last) {_TEXT}(?: (?:above|given|provided|there|itself|\d+))?,? (?:(?:is|are|was|looks?|seems?|appears?|contains?|has|have|does|do|provides?|a|an|the|mostly|partially|partly|completely|generally) ){{1,4}}{_JUDGED}",
+    rf"\bthe student (?:has |have |did |does |not |\w+ly ){{0,3}}{_DOES}", rf"\b(?:provided|given) {_TEXT} (?:\w+ly )?{_DOES}", rf"\b(?:evaluate|review|assess) (?:the|this|your) (?:\w+ )?{_TEXT}\b",
+    rf"\b(?:(?:the|this|that|each|every|provided|given|final|first|second|third|last) {_TEXT}|step \d+)(?: (?:above|given|provided|shown|there|itself|\d+)| in step \d+| [^.]{{1,40}}=[^.]{{1,12}})?,? (?:{_IS} ){{1,4}}{_JUDGED}",
+    rf"\b(?:error|mistake|flaw)s? in (?:the|this|your) (?:\w+ )?{_TEXT}\b",
     rf"\b(?:every|each|the|no) {_TEXT}(?: \w+)? (?:holds?\b|(?:is|are) sound\b)", rf"\bsomething in this {_TEXT}\b", r"^\W*look at [\"“]", r"^\W*(?:conclusion|verdict|critique|feedback|review)\s*:",
     r"\b(?:improved|revised|corrected|better) (?:and \w+ )?(?:answer|solution|response|version)\b")), re.I)
 
@@ -366,7 +372,7 @@ def judge_steps(
     reference:str   # a number
 ) -> str:           # none | false | unreached | sound
     "Whether an answer's written steps hold, and lead to the reference"
-    found = [e for a, b in split_sentences(completion) for e in read_equations(completion[a:b])]
+    found = [e for a, b in split_sentences(completion) for e in _equations(completion[a:b])]
     gold = to_number(reference)
     if not found or gold is None: return 'none'
     if not all(e.holds for e in found): return 'false'
