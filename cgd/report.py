@@ -94,29 +94,30 @@ def compared(
     by = {v['by']: v for v in example['voices']}
     return (by[pair[0]], by[pair[1]]) if by.keys() >= set(pair) else None
 
+def _full_marks(outcome) -> bool: return outcome == 'right' or (isinstance(outcome, (int, float)) and outcome >= 1)
+
 def is_right(
     v:dict,     # a voice
     grader:str  # whose outcome counts; where it has none, the first outcome does
 ) -> bool:      # of part marks, only full marks are right
     "Whether a voice is right"
-    outcome = v['grades'].get(grader, next(iter(v['grades'].values()), None))
-    return outcome == 'right' if isinstance(outcome, str) or outcome is None else outcome >= 1
+    return _full_marks(v['grades'][grader] if grader in v['grades'] else next(iter(v['grades'].values()), None))
 
 # %% ../nbs/10_report.ipynb #filters
-def _fixed(e, before, after, grader): return not is_right(before, grader) and is_right(after, grader)
-def _broken(e, before, after, grader): return is_right(before, grader) and not is_right(after, grader)
-def _both_wrong(e, before, after, grader): return not is_right(before, grader) and not is_right(after, grader)
-def _both_right(e, before, after, grader): return is_right(before, grader) and is_right(after, grader)
-def _truncated(e, before, after, grader): return any(v['finish'] == 'length' for v in (before, after, *(v for v in e['voices'] if v['by'] == 'critique')))
-def _leaked(e, before, after, grader): return any(v.get('leaks') for v in e['voices'])
-def _disagree(e, before, after, grader): return any(len({is_right(v, g) for g in v['grades']}) > 1 for v in (before, after))
+def _fixed(first, second, pair, example): return second and not first
+def _broken(first, second, pair, example): return first and not second
+def _both_wrong(first, second, pair, example): return not first and not second
+def _both_right(first, second, pair, example): return first and second
+def _truncated(first, second, pair, example): return any(v['finish'] == 'length' for v in (*pair, *(v for v in example['voices'] if v['by'] == 'critique')))
+def _leaked(first, second, pair, example): return any(v.get('leaks') for v in example['voices'])
+def _disagree(first, second, pair, example): return any(len(set(map(_full_marks, v['grades'].values()))) > 1 for v in pair)
 
 FILTERS = {'fixed': (_fixed, 'The first text is not right and the second is: draft and refinement, or the untrained student and the method.'),
            'broken': (_broken, 'The first text is right and the second is not.'),
            'both wrong': (_both_wrong, 'Neither text is right.'),
            'both right': (_both_right, 'Both texts are right.'),
            'truncated': (_truncated, 'One of the two texts, or the critique between them, was cut off at its token limit.'),
-           'leaked': (_leaked, 'The critique states the reference answer, be it only by quoting a draft that is right.'),
+           'leaked': (_leaked, 'The critique states the reference answer, be it only in quoting the draft.'),
            'graders disagree': (_disagree, 'One of the two texts is right for one grader and not right for another.')}
 
 def filters_met(
@@ -126,8 +127,9 @@ def filters_met(
     base:str='base' # the method that is compared with
 ) -> list[str]:     # names in FILTERS
     "Which filters an example passes; none if one of the two voices is missing"
-    pair = compared(example, method, base)
-    return [name for name, (test, _) in FILTERS.items() if pair and test(example, *pair, grader)]
+    if not (pair := compared(example, method, base)): return []
+    first, second = (is_right(v, grader) for v in pair)
+    return [name for name, (test, _) in FILTERS.items() if test(first, second, pair, example)]
 
 def filter_counts(
     found:list[dict], # examples

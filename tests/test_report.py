@@ -68,6 +68,11 @@ def counts(page) -> dict:
     return {b.get_attribute('data-filter'): int(b.inner_text().split()[-1].replace(',', '')) for b in page.query_selector_all('#filters button')}
 
 
+def expect(locator):
+    from playwright.sync_api import expect
+    return expect(locator)
+
+
 def search(page, words: str):
     page.fill('#search', words)
     page.wait_for_timeout(250)   # it waits for the end of a word
@@ -129,7 +134,7 @@ def test_keys_and_links(opened, html, found):
     assert page.inner_text('#example .id') == found[150]['id'] and page.inner_text('#position') == '151 of 396'
     page.click('#filters button[data-filter=leaked]')
     page.evaluate(f'location.hash = {json.dumps(found[-1]["id"])}')   # filtered out: the filter gives way
-    page.wait_for_function(f'document.querySelector("#example .id").textContent === {json.dumps(found[-1]["id"])}')
+    expect(page.locator('#example .id')).to_have_text(found[-1]['id'])
     assert page.get_attribute('#filters button[data-filter=""]', 'aria-pressed') == 'true'
 
 
@@ -229,7 +234,7 @@ def test_ten_thousand_examples_open_quickly(opened, found):
     page.keyboard.press('ArrowRight')
     assert page.inner_text('#position') == '2 of 10,000'
     search(page, '(9876)')
-    page.wait_for_function('document.getElementById("position").textContent === "1 of 1"')
+    expect(page.locator('#position')).to_have_text('1 of 1', timeout=30_000)
     assert page.inner_text('#example .problem').endswith('(9876)')
 
 
