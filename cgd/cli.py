@@ -30,7 +30,10 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument('--debug', action='store_true', help='show the traceback of an error')
     commands = top.add_subparsers(dest='command', metavar='COMMAND', required=True)
     for name, (_, about) in _STAGE_COMMANDS.items(): commands.add_parser(name, help=about, add_help=False)
-    commands.add_parser('report', help='tables and figure of a run, from its records').add_argument('run', help='its folder, e.g. runs/cpu')
+    commands.add_parser('report', help='tables, figure and a page to explore a run, from its records').add_argument('run', help='its folder, e.g. runs/cpu')
+    look = commands.add_parser('analyse', help="... and what the run's students make of its refinements: uncertainty, alignment, attention, drift")
+    look.add_argument('run', help='its folder, e.g. runs/cpu')
+    look.add_argument('--rows', type=int, default=200, help='refinements, and test problems, that are looked at (200)')
     store = commands.add_parser('store', help='what is in a store of completions; export, merge or prune it')
     store.add_argument('path', help='its file, e.g. runs/cpu/store.sqlite')
     store.add_argument('action', nargs='?', default='list', choices=('list', 'export', 'merge', 'prune'), help='list (the default); export FILE.jsonl; merge SHARD ...; prune')
@@ -149,6 +152,9 @@ def _carry_out(args:argparse.Namespace, rest:list[str], on:set[str]) -> int:
     if args.command == 'report':
         from cgd.pipeline import report
         print(report(args.run))
+    elif args.command == 'analyse':
+        from cgd.pipeline import analyse
+        print(analyse(args.run, args.rows))
     elif args.command == 'sweep': print(_sweep(args))
     elif args.command == 'store': print(store_command(args.path, args.action, tuple(args.files), args.stage, args.model))
     else: print(_stage(args, rest, on))

@@ -41,17 +41,18 @@ _PALETTE = dict(zip(METHODS, ['#6a6a6a', '#0173b2', '#56b4e9', '#029e73', '#de8f
 
 _MARKS = dict(zip(METHODS, 'o^vDPs><XphH*8d'))
 
-def method_label(method:str) -> str: # the name itself if it is not one of ours
+def method_label(method:str) -> str: # the name itself if it is not one of ours; of arm/method with its arm
     "What a figure calls a method"
-    return METHODS.get(method, method)
+    arm, _, name = method.rpartition('/')
+    return METHODS.get(name, name) + (f', {arm}' if arm else '')
 
 def method_color(method:str) -> str: # hex; black if it is not one of ours
-    "The colour of a method, the same in every figure"
-    return _PALETTE.get(method, '#000000')
+    "The colour of a method, the same in every figure and every arm"
+    return _PALETTE.get(method.rpartition('/')[2], '#000000')
 
 def method_mark(method:str) -> str: # of matplotlib's
     "The mark of a method where points have no name beside them"
-    return _MARKS.get(method, '.')
+    return _MARKS.get(method.rpartition('/')[2], '.')
 
 # %% ../nbs/10_figures.ipynb #new-axes
 def new_grid(

@@ -7,8 +7,9 @@ __all__ = ['STAGES', 'RunConfig', 'split_benchmark', 'benchmark_name', 'needed_v
            'check_held_out', 'check_benchmark', 'check_teachers', 'recipe', 'check_config', 'teacher_of',
            'usable_problems', 'fitting', 'open_student', 'served', 'tune', 'keep_config', 'tuning', 'stages', 'run',
            'drafted', 'taught', 'split_traces', 'validation_pairs', 'same_rows', 'load_tokenizer', 'save_lengths',
-           'make_pairs', 'examine', 'examine_all', 'clean_rows', 'ledger', 'save_ledger', 'read_records', 'with_holm',
-           'results', 'caption', 'report', 'regrade_run', 'score_table', 'gap_table']
+           'make_pairs', 'examine', 'examine_all', 'clean_rows', 'shape_of', 'run_ledger', 'read_records', 'with_holm',
+           'results', 'caption', 'text_tables', 'probed_tables', 'report', 'students', 'analyse', 'regrade_run',
+           'score_table', 'gap_table']
 
 # %% ../nbs/11_pipeline.ipynb #imports
 import json, re, sys
@@ -24,11 +25,13 @@ from pydantic import Field, PositiveInt, field_validator
 from .core import CgdError, Config, content_hash, read_table, write_atomic, write_table
 from .data import decontaminate, load_problems, overlap
 from .benchmarks import load_benchmark
+from .analysis import confusion, critique_report, drift, imitation, label_answers, ledger, oracle_sessions, reasoning, step_overlap
 from .evaluate import GRADER_NAMES, EvalConfig, changed_outcomes, compare, evaluate, graders_in, graders_of, holm, regrade_items, summarise
 from .generate import Engine, EngineConfig, SampleConfig, Store, engine_name, find_model, open_engine, sessions
 from .rollouts import draft, unsolved
 from .teacher import TeacherConfig, critique, direct, ignored_settings, open_teacher, own_settings, share_out, teach
-from .train import TrainConfig, check_training, merge, train
+from .probe import alignment_table, attention_table, cosine_table, first_token_table, measure, uncertainty_table
+from .train import Shape, TrainConfig, check_training, merge, model_shape, read_losses, train
 from .views import ASK, VIEWS, Pairs, ViewConfig, build, compose, equal_budget, is_annealed, length_audit, lengths, same_pairs, target_tokens, views_of
 
 # %% ../nbs/11_pipeline.ipynb #run-config
@@ -263,7 +266,6 @@ def stages(
         tuned = {}
         for stage, tuned in tuning(cfg, store, upto) if cfg.methods else (): yield stage, tuned
         examine_all(cfg, {'base': cfg.student} | tuned, store)
-        save_ledger(cfg, store)
         yield 'eval', list(cfg.path('records').iterdir())
     yield 'report', report(cfg.path())
 
@@ -422,22 +424,31 @@ def clean_rows(
     return kept
 
 # %% ../nbs/11_pipeline.ipynb #ledger
-def ledger(
-    store:Store, # of the run
-    models:Path  # folder of the trained models, each with its record
-) -> list[dict]: # stage, model, engine, requests, prompt_tokens, completion_tokens, seconds
-    "Tokens and seconds of every stage"
-    cost = defaultdict(lambda: defaultdict(float))
-    for s in sessions(store):
-        for k in ('requests', 'prompt_tokens', 'completion_tokens', 'seconds'): cost[s['stage'], s['model'], s['engine']][k] += s[k]
-    for record in sorted(models.glob('*/train.json')):
-        made = json.loads(record.read_text())
-        cost['train', record.parent.name, f'{made["backend"]} {made["versions"].get(made["backend"], "")}'.strip()] |= dict(requests=made['pairs'], prompt_tokens=made['tokens'] - made['target_tokens'], completion_tokens=made['target_tokens'], seconds=made['seconds'])
-    return [dict(stage=stage, model=model, engine=engine, **{k: round(v) for k, v in c.items()}) for (stage, model, engine), c in cost.items()]
+def shape_of(
+    model:str # a student or teacher
+) -> Shape|None: # None: not a Llama-like model, so its operations are not known
+    "A model's shape, if it can be known"
+    try: return model_shape(find_model(model))
+    except CgdError: return None
 
-def save_ledger(cfg:RunConfig, store:Store):
-    "Keep the ledger in the run's folder"
-    _csv(ledger(store, cfg.path('models')), cfg.path('ledger.csv'))
+def _teacher_shapes(cfg:RunConfig) -> dict[str, Shape|None]:
+    known = {}
+    for spec in cfg.teacher:
+        kind, _, model = spec.partition(':')
+        if kind in ('vllm', 'hf'):
+            with teacher_of(cfg, spec) as teacher: known[teacher.name] = shape_of(model)
+    return known
+
+def run_ledger(
+    cfg:RunConfig,     # the run
+    traces:list[dict]  # of it; the reference teacher's work is in no store
+) -> list[dict]:       # see `analysis.ledger`
+    "What every stage of a run cost"
+    if cfg.store or not cfg.path('store.sqlite').exists(): return []
+    import torch
+    with cfg.open_store() as store: done = sessions(store)
+    trainings = {file.parent.name: json.loads(file.read_text()) for file in sorted(cfg.path('models').glob('*/train.json'))}
+    return ledger(done + oracle_sessions(traces), trainings, shape_of(cfg.student), _teacher_shapes(cfg), torch.cuda.device_count())
 
 def _csv(rows:list[dict], path:Path):
     import pandas as pd
@@ -474,7 +485,7 @@ def results(
             for b in benchmarks for g in graders[b] for x, y in combinations(methods, 2)]
     return scores, with_holm(gaps)
 
-# %% ../nbs/11_pipeline.ipynb #report
+# %% ../nbs/11_pipeline.ipynb #caption
 def caption(cfg:RunConfig) -> str: # one line
     "What a reader of this run's numbers has to know"
     def describe(spec):
@@ -483,18 +494,86 @@ def caption(cfg:RunConfig) -> str: # one line
     if not cfg.methods: return f'student {cfg.student}, as it is.'
     return f'student {cfg.student}, {" and ".join(map(describe, cfg.teacher))}, {cfg.n_problems or "all"} problems, seed {cfg.train.seed}. One seed compares checkpoints, not methods.'
 
+# %% ../nbs/11_pipeline.ipynb #texts
+def _traces(cfg:RunConfig) -> list[dict]:
+    return read_table(file) if (file := cfg.path('traces.parquet')).exists() else []
+
+def _token_counter(cfg:RunConfig) -> Callable|None: # None: the teacher's engine counted
+    if 'reference' not in cfg.teacher: return None
+    tokenizer = load_tokenizer(cfg.student)
+    return lambda text: len(tokenizer(text, add_special_tokens=False)['input_ids'])
+
+def text_tables(
+    cfg:RunConfig, # the run
+    records:dict   # from `read_records`
+) -> dict[str, list[dict]]: # by file name
+    "What a run's texts and accounts tell"
+    traces, answers = _traces(cfg), label_answers(records)
+    checkable = [r for r in answers if r.get('boxed') is not None and r.get('reference') is not None]
+    tables = dict(drift=drift(answers), reasoning=reasoning(checkable), imitation=imitation(checkable) if cfg.methods else [], ledger=run_ledger(cfg, traces))
+    if traces: tables |= dict(critiques=critique_report(traces, _token_counter(cfg)), confusion=confusion(traces), alignment=step_overlap(traces))
+    losses = [dict(method=m, seed=cfg.train.seed, step=r['step'], loss=r['loss']) for m in cfg.methods if cfg.path('models', m, 'losses.csv').exists() for r in read_losses(cfg.path('models', m))]
+    return tables | dict(losses=losses)
+
+def probed_tables(cfg:RunConfig) -> dict[str, list[dict]]: # by file name; none before `cgd analyse`
+    "What `analyse` has measured"
+    import pandas as pd
+    return {file.stem: pd.read_csv(file, keep_default_na=False, na_values=['']).to_dict('records') for file in sorted(cfg.path('probed').glob('*.csv'))}
+
+# %% ../nbs/11_pipeline.ipynb #report
+_HEADINGS = dict(results='Scores', differences='Paired differences', critiques='Critiques', confusion='Verdicts against grades', alignment='Critique and refinement', uncertainty='Uncertainty of the refinement',
+                 drift='How the answers have drifted', reasoning='Right answers with wrong steps', imitation="The teacher's form without its substance", ledger='What it cost')
+
+def _page(cfg:RunConfig, records:dict, tables:dict[str, list[dict]]) -> str:
+    "The run as one HTML page"
+    from matplotlib import pyplot as plt
+    from cgd.figures import draw_folder
+    from cgd.report import examples, render_report
+    figures = {name: figure for name, figure in draw_folder(cfg.path())}
+    page = render_report(f'cgd: {cfg.name}', caption(cfg), {heading: tables.get(name, []) for name, heading in _HEADINGS.items()}, figures, examples(_traces(cfg), records))
+    for figure in figures.values(): plt.close(figure)
+    return page
+
 def report(
     folder:str|Path # of a run with records
-) -> str:           # the tables, as text
-    "Write results.csv, differences.csv and figure.png, and say what changed"
+) -> str:           # the main tables, as text
+    "Write every table as CSV, figure.png and report.html, and say what changed"
     from matplotlib import pyplot as plt
     from cgd.figures import plot_run
-    cfg, folder = RunConfig.load(Path(folder, 'config.yaml')), Path(folder)
-    scores, gaps = results(read_records(folder), cfg)
-    _csv(scores, folder/'results.csv'); _csv(gaps, folder/'differences.csv')
+    cfg, records, folder = RunConfig.load(Path(folder, 'config.yaml')), read_records(Path(folder)), Path(folder)
+    scores, gaps = results(records, cfg)
+    tables, probed = dict(results=scores, differences=gaps) | text_tables(cfg, records), probed_tables(cfg)
+    tables |= {name: tables.get(name, []) + rows for name, rows in probed.items()}
+    for name, rows in tables.items():
+        if rows: _csv(rows, folder/f'{name}.csv')
     figure = plot_run(scores, caption(cfg))
     figure.savefig(folder/'figure.png', dpi=150); plt.close(figure)
-    return '\n\n'.join([score_table(scores), *([gap_table(gaps)] if gaps else []), f'{caption(cfg)}\nAll of it is in {folder}/'])
+    write_atomic(folder/'report.html', _page(cfg, records, tables))
+    return '\n\n'.join([score_table(scores), *([gap_table(gaps)] if gaps else []), f'{caption(cfg)}\nAll of it is in {folder}/; open {folder/"report.html"} in a browser'])
+
+# %% ../nbs/11_pipeline.ipynb #analyse
+def students(cfg:RunConfig) -> dict[str, str]: # method -> a whole model's folder
+    "The untrained student and every tuned one"
+    trained = [m for m in cfg.methods if cfg.path('models', m, 'train.json').exists()]
+    return {'base': cfg.student} | {m: merge(cfg.student, cfg.path('models', m), cfg.path('models', f'{m}-merged')) for m in trained}
+
+def analyse(
+    folder:str|Path,         # of a run with traces, models and records
+    rows:PositiveInt=200     # refinements, and test problems, that are looked at
+) -> str:                    # the report
+    "Measure uncertainty, alignment, attention and drift of a run's students, and report again"
+    cfg = RunConfig.load(Path(folder, 'config.yaml'))
+    seen, held_out = split_traces(cfg, _traces(cfg))
+    if not seen: raise CgdError(f'{folder}: no traces to look at; `cgd refine` makes them')
+    looked_at, models = (held_out or seen)[:rows], students(cfg)
+    print(f'{len(looked_at)} refinements of {"the validation set" if held_out else "the training problems"}, {len(models)} students')
+    problems = load_benchmark(*split_benchmark(cfg.benchmarks[0])).rows[:rows]
+    with cfg.open_store() as store:
+        probed = [measure(model, looked_at, store, cfg.views, method) for method, model in models.items()]
+        first = first_token_table(cfg.student, {m: f for m, f in models.items() if m != 'base'}, problems, store, cfg.eval)
+    tables = dict(uncertainty=uncertainty_table(probed), attention=attention_table(probed), alignment=alignment_table(probed) + cosine_table(looked_at, cfg.views), drift=first)
+    for name, lines in tables.items(): _csv(lines, cfg.path('probed', f'{name}.csv'))
+    return report(folder)
 
 # %% ../nbs/11_pipeline.ipynb #regrade
 def regrade_run(
