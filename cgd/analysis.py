@@ -220,7 +220,9 @@ _COLUMNS = dict(
     critique='of the draft', verdict="the critique's own last word: right, wrong or unparsed", refinement='written with draft and critique in view', refinement_grade='graded against the reference',
     direct="the teacher's own answer to the bare problem")
 
-def _size(n:int) -> str: return next(f'{low}<n<{high}' if low else f'n<{high}' for limit, low, high in ((1e3, '', '1K'), (1e4, '1K', '10K'), (1e5, '10K', '100K'), (1e6, '100K', '1M'), (float('inf'), '1M', '10M')) if n < limit)
+_SIZES = (1_000, 'n<1K'), (10_000, '1K<n<10K'), (100_000, '10K<n<100K'), (1_000_000, '100K<n<1M')
+
+def _size(n:int) -> str: return next((name for limit, name in _SIZES if n < limit), '1M<n<10M')   # the Hub's names
 
 def _cell(value) -> str: return re.sub(r'\s+', ' ', str(value)).replace('|', '\\|').replace('<', '&lt;')
 
@@ -230,8 +232,10 @@ def _markdown(rows:list[dict]) -> str:
 
 def _shown(line:dict) -> dict:
     "A line of the report, in words"
+    head = {k: line[k] for k in ('teacher', 'preset', 'measure', 'n')}
+    if not line['n']: return head | {'value': '', '95% interval': ''}
     scale, unit = (1, '') if line['measure'] == 'tokens' else (100, '%')
-    return {k: line[k] for k in ('teacher', 'preset', 'measure', 'n')} | {'value': f'{scale*line["value"]:.1f}{unit}' if line['n'] else '', '95% interval': f'{scale*line["low"]:.1f} to {scale*line["high"]:.1f}' if line['n'] else ''}
+    return head | {'value': f'{scale*line["value"]:.1f}{unit}', '95% interval': f'{scale*line["low"]:.1f} to {scale*line["high"]:.1f}'}
 
 # %% ../nbs/09_analysis.ipynb #dataset-card-function
 def _head(traces:list[dict], name:str, file:str, license:str|None) -> str:
