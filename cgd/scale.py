@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'repeated_ids', 'problem_portions', 'in_parts', 'read_parts', 'draft_parts', 'teach_parts', 'view_parts',
-           'run_in_parts', 'Card', 'ModelSize', 'Rates', 'rates_by_data_sheet', 'Work', 'cost', 'summary',
-           'measured_rates']
+           'run_in_parts', 'split_problems', 'Card', 'ModelSize', 'Rates', 'rates_by_data_sheet', 'Work', 'cost',
+           'summary', 'measured_rates']
 
 # %% ../nbs/14_scale.ipynb #imports
-import sys
+import contextlib, itertools, json, sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -136,6 +136,23 @@ def run_in_parts(
         with open_student(cfg) as student: drafts = draft_parts(portions, student, store, cfg.draft, folder/'drafts')
         with teacher_of(cfg, cfg.teacher[0]) as teacher: traces = teach_parts(drafts, teacher, store, folder/'traces', 'dsft' in views)
     return dict(drafts=drafts, traces=traces) | view_parts(traces, views, cfg.views, folder)
+
+# %% ../nbs/14_scale.ipynb #split
+def split_problems(
+    config:str,      # a run's YAML file
+    parts:int|str,   # shares
+    folder:str|Path  # where problems-0.jsonl, problems-1.jsonl ... are written
+) -> list[Path]:     # the files
+    "Deal a run's problems to so many files, without holding them in memory"
+    cfg, parts, dealt = RunConfig.load(config), int(parts), 0
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    files = [Path(folder, f'problems-{i}.jsonl') for i in range(parts)]
+    with contextlib.ExitStack() as stack:
+        out = [stack.enter_context(open(f'{file}.part', 'w')) for file in files]
+        rows = itertools.islice(itertools.chain.from_iterable(problem_portions(cfg.problems, 1024)), cfg.n_problems)
+        for dealt, row in enumerate(rows, 1): out[(dealt - 1) % parts].write(json.dumps(row) + '\n')
+    if dealt < parts: raise CgdError(f'parts: {dealt} problems cannot be dealt to {parts} tasks; ask for fewer')
+    return [Path(f'{file}.part').replace(file) for file in files]
 
 # %% ../nbs/14_scale.ipynb #card
 class Card(Config):

@@ -1,0 +1,101 @@
+"Scripts for a GPU and for a Slurm cluster, as far as a CPU can tell: clean by shellcheck, and dry runs that go through"
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cgd.core import read_table
+
+ROOT = Path(__file__).parent.parent
+SHELL = sorted([*(ROOT/'scripts').glob('*.sh'), *(ROOT/'scripts'/'slurm').iterdir()])
+
+
+def run(*command, fails=False, **env) -> str:
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, text=True, capture_output=True, env=os.environ | dict(PYTHON=sys.executable) | env)
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize('script', SHELL, ids=lambda s: s.name)
+def test_bash_reads_it(script):
+    run('bash', '-n', script)
+
+
+@pytest.mark.skipif(not shutil.which('shellcheck', path=f'{Path(sys.executable).parent}:{os.environ["PATH"]}'), reason='shellcheck is not installed')
+def test_shellcheck_finds_nothing():
+    run(shutil.which('shellcheck', path=f'{Path(sys.executable).parent}:{os.environ["PATH"]}'), '-x', *SHELL)
+
+
+def test_slurm_dry_run_says_what_waits_for_what():
+    said = run('scripts/slurm/submit.sh', '--dry-run', 'configs/cpu.yaml', 'demo', 4)
+    jobs = [line.split() for line in said.splitlines() if line.startswith('sbatch')]
+    assert [job[-1].split('/')[-1] for job in jobs] == ['draft.sbatch', 'teach.sbatch', 'merge.sbatch', 'train.sbatch', 'eval.sbatch']
+    assert [next((w.split('=', 1)[1] for w in job if w.startswith('--dependency')), '') for job in jobs] == ['', 'aftercorr:<draft>', 'afterok:<teach>', 'afterok:<merge>', 'afterok:<train>']
+    assert sum('--array=0-3' in job for job in jobs) == 2
+    assert not (ROOT/'runs'/'demo-parts').exists()
+    assert 'PARTS: expected a number' in run('scripts/slurm/submit.sh', 'configs/cpu.yaml', 'demo', 'four', fails=True)
+    assert 'no such config' in run('scripts/slurm/submit.sh', '--dry-run', 'nowhere.yaml', 'demo', 2, fails=True)
+
+
+def small_run(tiny_student, tmp_path, **more) -> Path:
+    values = dict(student=tiny_student, student_engine='hf', problems='train', n_problems=8, methods=['dsft_refined', 'cgd'], benchmarks=['test:2'], engine=dict(dtype='float32'),
+                  draft=dict(max_new_tokens=8), eval=dict(max_new_tokens=8), train=dict(backend='trl', epochs=1, batch_size=4, device_batch_size=4, max_length=1024, dtype='float32'))
+    (tmp_path/'run.yaml').write_text(yaml.safe_dump(values | more))
+    return tmp_path/'run.yaml'
+
+
+def test_slurm_jobs_here_make_the_run_that_one_machine_makes(tiny_student, tmp_path, long):
+    if not long: pytest.skip('seven commands: with --long')
+    config = small_run(tiny_student, tmp_path)
+    env = dict(RUN_FOLDER=str(tmp_path/'slurm'), CGD=str(Path(sys.executable).parent/'cgd'))
+    said = run('scripts/slurm/submit.sh', '--here', config, 'demo', 2, **env)
+    assert 'part-1/store.sqlite: 4 rows added' in said
+    run(env['CGD'], 'refine', config, '--folder', tmp_path, '--name', 'alone')
+    ours, alone = (sorted(read_table(tmp_path/folder/'traces.parquet'), key=lambda r: r['row_id']) for folder in ('slurm/demo', 'alone'))
+    assert ours == alone and (tmp_path/'slurm'/'demo'/'results.csv').exists()
+
+
+def test_gpu_scripts_refuse_a_machine_without_a_card():
+    import torch
+    if torch.cuda.is_available(): pytest.skip('there is one')
+    for script in ('gpu_check.sh', 'gpu_study.sh'): assert 'no CUDA card' in run(f'scripts/{script}', fails=True)
+    assert 'usage' in run('scripts/gpu_check.sh', '--dry', fails=True)
+
+
+def test_cells_for_cuda_are_found_without_nbdev():
+    assert 'nbs/14_scale.ipynb: cuda' in run(sys.executable, 'scripts/gpu.py', 'cells', '--list')
+
+
+def test_the_study_is_ten_times_as_large(tmp_path):
+    run(sys.executable, 'scripts/gpu.py', 'sweep', 'configs/studies/cpu_study.yaml', tmp_path/'gpu.yaml')
+    cpu, gpu = (yaml.safe_load(Path(f).read_text()) for f in (ROOT/'configs'/'studies'/'cpu_study.yaml', tmp_path/'gpu.yaml'))
+    assert gpu['run']['n_problems'] == 10 * cpu['run']['n_problems'] and gpu['run']['benchmarks'] == ['test', 'shifted']
+    assert all(arm['seeds'] == [0, 1, 2, 3, 4] for arm in gpu['arms'].values()) and gpu['contrasts'] == cpu['contrasts']
+    from cgd.sweep import SweepConfig, cells
+    assert len(cells(SweepConfig.load(tmp_path/'gpu.yaml'))) == 5 * len(cpu['arms'])
+
+
+def test_gpu_study_dry_run(tiny_student, tmp_path, long):
+    if not long: pytest.skip('trains two students: with --long')
+    folder = ROOT/'runs'/'gpu_study_dry'
+    shutil.rmtree(folder, ignore_errors=True)   # of an earlier student
+    try:
+        run('scripts/gpu_study.sh', '--dry-run', CGD_STUDENT=tiny_student)
+        header = (folder/'tables'/'gpu_scores.csv').read_text().splitlines()[0]
+        assert header.endswith('card,versions') and 'no card: a dry run' in (folder/'tables'/'gpu_scores.csv').read_text()
+        said = run('scripts/gpu_study.sh', '--dry-run', CGD_STUDENT=tiny_student)
+        assert '==' in said and 'run 1 of' not in said   # it goes on: nothing is left to do
+    finally: shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_gpu_check_dry_run(long):
+    if not long: pytest.skip('trains twice: with --long')
+    said = run('scripts/gpu_check.sh', '--dry-run')
+    assert 'all passed' in said and 'losses differ by' in said
+    folder = Path(said.rpartition('results are in ')[2].split()[0]).parent
+    assert json.loads((folder/'gpu_check.json').read_text())['card'].startswith('no card')
