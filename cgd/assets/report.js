@@ -140,11 +140,11 @@
       ...[solution, others(e), add(make('p', 'badges'), ...met), e.by ? make('p', 'quiet', `teacher: ${e.by}`) : null].filter(x => x), cards);
     pane.scrollTop = 0;
     if (picked) history.replaceState(null, '', '#' + encodeURIComponent(e.id));
-    for (const row of table.getRows('visible')) row.reformat();
+    for (const row of document.querySelectorAll('#list .tabulator-row')) row.classList.toggle('current', row.dataset.n === String(n));
     place_of();
     if (picked) $('said').textContent = `Example ${e.id}`;
   }
-  const order = () => table.getRows('active').map(r => r.getData().n);
+  const order = () => table.getSorters().length ? table.getRows('active').map(r => r.getData().n) : [...found];   // unsorted, they stand as they came
   function place_of() {
     const shown = order(), at = shown.indexOf(state.current);
     $('position').textContent = shown.length ? `${at < 0 ? '–' : count(at + 1)} of ${count(shown.length)}` : 'none';
@@ -176,22 +176,25 @@
     columns: [{ title: 'Problem', field: 'problem', formatter: plain, widthGrow: 3, minWidth: 180, responsive: 0 }, { title: 'Set', field: 'set', formatter: plain, width: 100, responsive: 2 },
       { title: 'Grades', field: 'marks', formatter: marks, responsive: 1, width: Math.min(160, 48 + 20 * Math.max(3, ...examples.slice(0, 500).map(e => e.voices.filter(v => Object.keys(v.grades).length).length))),
         sorter: (a, b) => examples[a].voices.filter(v => right(grade(v))).length - examples[b].voices.filter(v => right(grade(v))).length }],
-    rowFormatter: row => row.getElement().classList.toggle('current', row.getData().n === state.current),
+    rowFormatter: row => { const e = row.getElement(), { n } = row.getData(); e.dataset.n = n; e.classList.toggle('current', n === state.current); },
   });
+  table.on('dataSorted', () => { setTimeout(place_of); });
   table.on('rowClick', (event, row) => show(row.getData().n));
 
   // ---- filters
   function refresh() {
-    const rows = examples.filter(wanted);
+    const rows = examples.filter(wanted), passed = filters.map(() => 0);
+    for (const bits of rows.map(flags)) filters.forEach((f, i) => { passed[i] += (bits >> i) & 1; });
+    const number = name => count(name ? passed[filters.findIndex(f => f.name === name)] : rows.length);
     for (const b of document.querySelectorAll('#filters button')) {
       const name = b.dataset.filter;
-      b.querySelector('b').textContent = count(name ? rows.filter(e => has(e, name)).length : rows.length);
+      b.querySelector('b').textContent = number(name);
       b.setAttribute('aria-pressed', name === state.filter);
     }
-    for (const cell of document.querySelectorAll('[data-count]')) cell.textContent = count(rows.filter(e => has(e, cell.dataset.count)).length);
+    for (const cell of document.querySelectorAll('[data-count]')) cell.textContent = number(cell.dataset.count);
     $('meaning').textContent = filters.find(f => f.name === state.filter)?.meaning ?? 'Every example of the chosen set that holds all the words.';
-    found = new Set(); examples.forEach((e, n) => { if (wanted(e) && has(e, state.filter)) found.add(n); });
-    table.setFilter(data => found.has(data.n));
+    found = new Set(rows.filter(e => has(e, state.filter)).map(e => place.get(e.id)));
+    if (found.size < examples.length || table.getFilters().length) table.setFilter(data => found.has(data.n));
     place_of();
     if (!found.has(state.current) && found.size) show(order()[0], false);
     else if (state.current >= 0) show(state.current, false);
