@@ -10,8 +10,8 @@ from hypothesis import given, settings, strategies as st
 
 from cgd.core import CgdError, read_table, write_table
 from cgd.data import contamination, decontaminate, load_problems
-from cgd.evaluate import (GRADERS, EvalConfig, changed_outcomes, compare, crossed, detectable, holm, maj_at_k, mcnemar, mcnemar_power, paired_bootstrap,
-                          pass_at_k, regrade, resampled, score, self_refine, summarise, vote, wilson)
+from cgd.evaluate import (READINGS, EvalConfig, changed_outcomes, compare, crossed, detectable, grade_records, holm, maj_at_k, mcnemar, mcnemar_power, paired_bootstrap,
+                          pass_at_k, regrade, resampled, self_refine, summarise, vote, wilson)
 from cgd.generate import Store, open_engine, sessions
 from cgd.grade import Grade
 
@@ -139,16 +139,16 @@ def stored(tmp_path_factory) -> list[dict]:
 
 def test_the_same_text_graded_twenty_times_gives_the_same(stored):
     hard = [dict(id='h', completion=r'\boxed{\frac{\sqrt{2}}{2}}', reference=r'2^{-1/2}', sample=0)]
-    first = regrade(stored + hard, GRADERS)
-    for _ in range(19): assert regrade(stored, GRADERS) == first[:-1]
+    first = regrade(stored + hard, READINGS)
+    for _ in range(19): assert regrade(stored, READINGS) == first[:-1]
     assert first[:-1] == stored and first[-1]['strict'] == 'right' and changed_outcomes(stored, first[:-1]) == []
 
 
 def test_regrading_needs_nothing_but_text_and_keeps_no_old_outcome(stored):
     forged = [{**r, 'strict': 'right', 'strict_answer': 'x', 'lenient': 'right', 'lenient_answer': 'x'} for r in stored]
-    assert score(forged) == score(stored)
+    assert grade_records(forged) == grade_records(stored)
     bare = [{k: r[k] for k in ('id', 'sample', 'completion', 'reference')} for r in stored]
-    assert [r['flexible'] for r in score(bare)] == [r['flexible'] for r in stored]
+    assert [r['flexible'] for r in grade_records(bare)] == [r['flexible'] for r in stored]
     even = {'even': lambda rows: [Grade('right' if len(r['completion']) % 2 == 0 else 'wrong', None) for r in rows]}
     assert [r['even'] == 'right' for r in regrade(bare, even)] == [len(r['completion']) % 2 == 0 for r in bare]
     assert summarise([r | dict(completion_tokens=1, finish_reason='stop') for r in regrade(bare, even)], ('even',))['n'] == len(bare)

@@ -1,5 +1,11 @@
 "A run with what the notebook's does not have: several teachers, and adapters that stay adapters"
 import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
 
 import pandas as pd
 import pytest
@@ -52,3 +58,32 @@ def test_without_methods_the_student_is_only_evaluated(cfg):
     assert 'as it is' in said and 'difference' not in said
     with Store(bare.path('store.sqlite')) as store: assert {s['stage'] for s in sessions(store)} == {'evaluate'}
     with pytest.raises(CgdError, match='draft needs some'): run(bare, 'draft')
+
+
+def committed(path) -> list[tuple]:
+    "What a store holds, read beside the process that writes it"
+    if not path.exists(): return []
+    db = sqlite3.connect(path)
+    try: return db.execute('SELECT key, text, digest FROM completions ORDER BY id').fetchall()
+    except sqlite3.OperationalError: return []   # its tables are being made
+    finally: db.close()
+
+
+@pytest.mark.skipif(not os.environ.get('CGD_BENCH_DIR'), reason='CGD_BENCH_DIR is not set')
+def test_eval_goes_on_after_a_kill_and_costs_nothing_when_repeated(tmp_path):
+    "`cgd eval` on GSM8K with the student that comes with cgd"
+    (tmp_path/'c.yaml').write_text(f'name: e\nfolder: {tmp_path}\nmethods: []\nbenchmarks: [gsm8k:6]\nstudent_engine: hf\nengine: {{batch_size: 1, dtype: float32}}\neval: {{max_new_tokens: 24}}\n')
+    store, command = tmp_path/'e'/'store.sqlite', [sys.executable, '-c', 'import sys; from cgd.cli import main; sys.exit(main())', 'eval', str(tmp_path/'c.yaml')]
+    process = subprocess.Popen(command, start_new_session=True)
+    end = time.time() + 240
+    while len(committed(store)) < 2 and process.poll() is None and time.time() < end: time.sleep(.02)
+    os.killpg(process.pid, signal.SIGKILL); process.wait()
+    kept = committed(store)
+    assert process.returncode == -signal.SIGKILL and 2 <= len(kept) < 6 and not list((tmp_path/'e'/'records').glob('*'))
+    subprocess.run(command, check=True)
+    whole, records = committed(store), read_table(tmp_path/'e'/'records'/'base.gsm8k.parquet')
+    assert len(whole) == len(records) == 6 and whole[:len(kept)] == kept and {r['completion'] for r in records} == {text for _, text, _ in whole}
+    with Store(store) as s: before = sessions(s)
+    subprocess.run(command, check=True)
+    with Store(store) as s: assert sessions(s) == before       # no session, no request, no model loaded
+    assert sum(s['requests'] for s in before) == 6 and committed(store) == whole and read_table(tmp_path/'e'/'records'/'base.gsm8k.parquet') == records
