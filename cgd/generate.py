@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['SampleConfig', 'Request', 'sample_requests', 'Completion', 'request_key', 'salvage', 'Store', 'begin_session',
            'add_completion', 'sessions', 'contents', 'export', 'find_store', 'merge', 'prune', 'cache_folder',
-           'embedded_student', 'find_model', 'fingerprint', 'chat_pieces', 'chat_ids', 'EngineConfig', 'resolve_dtype',
-           'Engine', 'LocalEngine', 'VllmEngine', 'HfEngine', 'OpenAIEngine', 'RecordedEngine', 'engine_env', 'Worker',
-           'open_engine', 'engine_name', 'complete', 'Unsupported', 'ScoreRequest', 'Score', 'score']
+           'embedded_student', 'find_model', 'fingerprint', 'chat_pieces', 'chat_ids', 'marked', 'EngineConfig',
+           'resolve_dtype', 'Engine', 'LocalEngine', 'VllmEngine', 'HfEngine', 'OpenAIEngine', 'RecordedEngine',
+           'engine_env', 'Worker', 'open_engine', 'engine_name', 'complete', 'Unsupported', 'ScoreRequest', 'Score',
+           'score']
 
 # %% ../nbs/03_generate.ipynb #imports
 import asyncio, contextlib, dataclasses, fcntl, importlib.metadata, json, os, queue, random, re, shutil, sqlite3, sys, tempfile, threading, time, traceback
@@ -472,6 +473,22 @@ def chat_ids(
     return [i for text, plain in chat_pieces(tokenizer, messages)
             for i in tokenizer.encode(text, add_special_tokens=False, **(dict(split_special_tokens=True) if plain else {}))]
 
+# %% ../nbs/03_generate.ipynb #thoughts
+_MARK = re.compile(r'</?think(?:ing)?>|\[/?THINK\]|<\|(?:channel|message|start|im_start)\|>')
+_OPENED = re.compile(r'(<think(?:ing)?>|\[THINK\])\s*\Z')
+_END_MARK = re.compile(r'<\|(?:im_end|end|return|call|eot_id|endoftext)\|>|</s>')   # of an endpoint's model, whose tokenizer is not here
+
+def marked(
+    tokenizer,       # of the model
+    prompt:list[int], # what the model read
+    text:str         # what it wrote, with its special tokens
+) -> str:            # with those that mark thoughts alone
+    "A completion with the marks of its thoughts, the one that the prompt opens included"
+    for token in tokenizer.added_tokens_decoder.values():
+        if token.special and not _MARK.fullmatch(str(token)): text = text.replace(str(token), '')
+    opened = _OPENED.search(tokenizer.decode(prompt[-8:], skip_special_tokens=False))
+    return opened[1] + text if opened else text
+
 # %% ../nbs/03_generate.ipynb #engine-config
 class EngineConfig(Config):
     "How a model is run; what changes its text is part of its identity"
@@ -489,6 +506,7 @@ class EngineConfig(Config):
     concurrency:PositiveInt=32          # endpoint: requests in flight
     max_retries:int=Field(8, ge=0)      # endpoint: tries after the first
     timeout:float=Field(600., gt=0)     # endpoint: seconds to wait for one answer
+    keep_thoughts:bool=False            # keep the special tokens that mark a model's thoughts (s1, gpt-oss, Mistral; <think> that its template opens), which decoding drops
     in_process:bool=False               # hold the model in this process, not in one of its own
     live:str|None=None                  # recorded: the engine that is asked when recording
 
@@ -546,7 +564,7 @@ class LocalEngine(Engine):
         if not self.context: raise CgdError(f'{model}: its config.json does not say how long a context it takes; set max_model_len')
         self.dtype = resolve_dtype(cfg.dtype)
         self.identity = dict(kind=spec.partition(':')[0], model=fingerprint(self.folder), template=content_hash(template), dtype=self.dtype,
-                             context=self.context, quantization=cfg.quantization)
+                             context=self.context, quantization=cfg.quantization, **(dict(thoughts=True) if cfg.keep_thoughts else {}))
         self.set_adapter(cfg.adapter)
 
     def set_adapter(self, adapter:str|None):
@@ -585,8 +603,9 @@ class VllmEngine(LocalEngine):
         "Completions as they finish"
         def read(out, seconds:float) -> Completion:
             new = out.outputs[0]
-            return Completion(new.text, new.finish_reason, len(out.prompt_token_ids), len(new.token_ids), out.num_cached_tokens or 0, seconds, out.request_id)
-        return self.steps(((key, ids, _vllm_params(request)) for key, request, ids in self.prompts(missing)), read)
+            text = marked(self.tokenizer, out.prompt_token_ids, new.text) if self.cfg.keep_thoughts else new.text
+            return Completion(text, new.finish_reason, len(out.prompt_token_ids), len(new.token_ids), out.num_cached_tokens or 0, seconds, out.request_id)
+        return self.steps(((key, ids, _vllm_params(request, self.cfg.keep_thoughts)) for key, request, ids in self.prompts(missing)), read)
 
     def steps(self, work:Iterator[tuple], read:Callable) -> Iterator[Completion]:
         "What `read` makes of each output as it finishes; `work` is of keys, token ids and vLLM's parameters"
@@ -613,10 +632,10 @@ def _version(*packages:str) -> str:
     have = {d: importlib.metadata.version(d) for d in packages if any(importlib.metadata.distributions(name=d))}
     return next((f'{d} {v}' for d, v in have.items()), f'{packages[0]} (not installed)')
 
-def _vllm_params(request:Request):
+def _vllm_params(request:Request, keep_special:bool=False):
     from vllm import SamplingParams
     return SamplingParams(temperature=request.temperature, top_p=request.top_p, max_tokens=request.max_new_tokens,
-                          stop=list(request.stop), seed=request.seed if request.temperature else None)
+                          stop=list(request.stop), seed=request.seed if request.temperature else None, skip_special_tokens=not keep_special)
 
 def _rank(adapter:str) -> int:
     "The room that vLLM keeps for an adapter, which it takes in these sizes only"
@@ -675,7 +694,8 @@ def _hf_generate(engine:HfEngine, batch:list[tuple[str, Request, list[int]]]) ->
     with torch.inference_mode(): out = engine.lm.generate(**inputs, generation_config=how, tokenizer=tokenizer)
     for (key, request, ids), row in zip(batch, out[:, width:].tolist()):
         end = next((i + 1 for i, t in enumerate(row) if t in ends), None)
-        text = tokenizer.decode(row[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = tokenizer.decode(row[:end], skip_special_tokens=not engine.cfg.keep_thoughts, clean_up_tokenization_spaces=False)
+        if engine.cfg.keep_thoughts: text = marked(tokenizer, ids, text)
         cut = min((text.find(s) for s in request.stop if s in text), default=None)
         size = len(row) if end is None else end
         while cut is not None and row[size - 1] == tokenizer.pad_token_id: size -= 1   # it waited for the others of its batch
@@ -690,7 +710,7 @@ class OpenAIEngine(Engine):
         name, _, self.address = model.rpartition('@')
         if not name or not _is_address(self.address): raise CgdError(f'{spec}: write it as openai:MODEL@http://HOST:PORT/v1')
         super().__init__(spec, name, cfg)
-        self.identity = dict(kind='openai', address=self.address, model=name)
+        self.identity = dict(kind='openai', address=self.address, model=name, **(dict(thoughts=True) if cfg.keep_thoughts else {}))
     @property
     def version(self) -> str: return _version('openai')
 
@@ -732,12 +752,14 @@ async def _ask(client, engine:OpenAIEngine, key:str, request:Request) -> Complet
     if any(isinstance(turn, int) for turn in request.messages): raise CgdError(f'{engine.spec}: {request.id}: an endpoint takes chat turns, not token ids')
     cap = 'max_completion_tokens' if 'api.openai.com' in engine.address else 'max_tokens'
     extra = dict(seed=request.seed) if request.temperature else {}
+    if engine.cfg.keep_thoughts: extra |= dict(extra_body=dict(skip_special_tokens=False))   # as vLLM's and SGLang's servers call it
     for attempt in range(engine.cfg.max_retries + 1):
         if attempt: await asyncio.sleep(random.uniform(.1, min(8, .2 * 2**attempt)))
         try:
             came = await client.chat.completions.create(model=engine.name, messages=request.messages, temperature=request.temperature,
                 top_p=request.top_p, stop=list(request.stop) or openai.omit, **{cap: request.max_new_tokens}, **extra)
-            return _read_answer(came, key, time.perf_counter() - start)
+            answer = _read_answer(came, key, time.perf_counter() - start)
+            return dataclasses.replace(answer, text=_END_MARK.sub('', answer.text)) if engine.cfg.keep_thoughts else answer
         except (json.JSONDecodeError, UnicodeDecodeError, openai.APIResponseValidationError, _NoAnswer): continue
         except openai.APIStatusError as e:
             if e.status_code == 400 and re.search('context[_ ](length|size|window)', str(e).lower()): return Completion('', 'too_long', 0, 0, key=key)

@@ -1,0 +1,70 @@
+"Thoughts that are marked by special tokens, or opened by the template, are told from the answer; without the setting every key is as it was"
+import pytest
+from transformers import AutoTokenizer
+
+from cgd.benchmarks import final_part
+from cgd.generate import Request, Store, complete, marked, open_engine, request_key
+
+ASKED = [dict(role='user', content='What is 2 + 2?')]
+
+
+@pytest.fixture(scope='module')
+def thinker(tiny_model, tmp_path_factory) -> str:
+    "A model that writes marks of thoughts: its last layer knows them and some letters, and nothing else"
+    import torch
+    from transformers import LlamaForCausalLM
+    folder = str(tmp_path_factory.mktemp('thinker'))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_tokens(['[THINK]', '[/THINK]', '<|noise|>'], special_tokens=True)
+    model = LlamaForCausalLM.from_pretrained(tiny_model, tie_word_embeddings=False)
+    model.resize_token_embeddings(len(tokenizer))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+        for mark, letter in (('[THINK]', 'a'), ('[/THINK]', 'b'), ('<|noise|>', 'c')):   # one of a pair is likely, whatever came before
+            direction = torch.randn(64) * 5
+            model.lm_head.weight[tokenizer.convert_tokens_to_ids(mark)], model.lm_head.weight[tokenizer.convert_tokens_to_ids(letter)] = direction, -direction
+    model.config.tie_word_embeddings = False
+    model.save_pretrained(folder); tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write(spec, store, n=12, **options) -> list[str]:
+    with open_engine(spec, dtype='float32', in_process=True, **options) as engine:
+        return [c.text for c in complete(engine, [Request('r', ASKED, i, 2., seed=i, max_new_tokens=12) for i in range(n)], store)]
+
+
+def test_marks_are_kept_when_asked_for(thinker, tmp_path):
+    with Store(tmp_path/'s.sqlite') as store:
+        plain, kept = write(f'hf:{thinker}', store), write(f'hf:{thinker}', store, keep_thoughts=True)
+        assert len(store) == 24                                    # keys of their own
+    assert not any('THINK' in t for t in plain) and any('[THINK]' in t for t in kept)
+    assert [t.replace('[THINK]', '').replace('[/THINK]', '') for t in kept] == plain   # and nothing else came in
+    assert [final_part(t) for t in plain] == plain and [final_part(t) for t in kept] != plain
+
+
+def test_a_thought_that_the_template_opens(thinker, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(thinker)
+    assert marked(tokenizer, tokenizer.encode('<|im_start|>assistant\n<think>\n'), 'so 4<|im_end|>') == '<think>so 4'
+    assert marked(tokenizer, tokenizer.encode('<think></think>\n'), 'so 4') == 'so 4'
+    assert final_part('<think>so 4') == '' and final_part('<think>so</think>4') == '4'
+
+
+def test_keys_are_as_they_were(thinker):
+    with open_engine(f'hf:{thinker}') as plain, open_engine(f'hf:{thinker}', keep_thoughts=True) as kept, open_engine('openai:m@http://127.0.0.1:1/v1') as endpoint:
+        assert 'thoughts' not in plain.identity | endpoint.identity and kept.identity == plain.identity | dict(thoughts=True)
+        assert request_key(plain.identity, Request('r', ASKED)) != request_key(kept.identity, Request('r', ASKED))
+
+
+def test_three_families():
+    assert final_part('<|im_start|>think\n4?<|im_start|>answer\n5') == '\n5'
+    assert final_part('<|channel|>analysis<|message|>4?<|start|>assistant<|channel|>final<|message|>5') == '5'
+    assert final_part('[THINK]4?[/THINK]5') == '5' and final_part('[THINK]4?') == ''
+
+
+def test_by_vllm_too(thinker, tmp_path, long):
+    pytest.importorskip('vllm')
+    if not long: pytest.skip('starts vLLM: --long')
+    with Store(tmp_path/'s.sqlite') as store, open_engine(f'vllm:{thinker}', dtype='float32', keep_thoughts=True) as engine:
+        kept = [c.text for c in complete(engine, [Request('r', ASKED, i, 2., seed=i, max_new_tokens=12) for i in range(12)], store)]
+    assert any('[THINK]' in t for t in kept) and not any('<|noise|>' in t for t in kept)
