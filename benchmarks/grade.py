@@ -1,6 +1,6 @@
 """Our strict grader against math-verify on the same 10,000 ordinary answers, then with hostile answers mixed in.
 
-    python benchmarks/grade.py [--n 10000] [--repeats 3] [--workers N] [--timeout 2]
+    python benchmarks/grade.py [--n 10000] [--repeats 3] [--workers N] [--timeout 2] [--out data/results/grade.csv]
 
 The answers are made up, in the proportions of mathematics benchmarks: whole numbers and decimals most, then fractions, roots and multiples of
 pi, tuples, intervals, sets, polynomials, words; half are right, many of them differently written, and all stand in a box at the end of a sentence.
@@ -12,6 +12,8 @@ Then hostile answers (towers of powers, 2,000 braces, huge factorials and more) 
 one none may take its time limit and a second more (the start of its worker, timed apart, taken off).
 """
 import argparse
+import os
+import platform
 import random
 import statistics
 import time
@@ -108,8 +110,11 @@ def main():
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--workers', type=int)
     parser.add_argument('--timeout', type=float, default=2.)
+    parser.add_argument('--out', help='a CSV file for the rates, e.g. data/results/grade.csv')
     args = parser.parse_args()
-    print(speed(args.n, args.repeats, args.workers).to_string())
+    found = speed(args.n, args.repeats, args.workers)
+    print(found.to_string())
+    if args.out: found.assign(rounds=args.repeats, machine=f'{platform.machine()}, {os.cpu_count()} cores').to_csv(args.out)
     hostile(args.timeout, args.workers)
 
 
