@@ -35,7 +35,7 @@ def ports() -> dict:
 def two_nodes():
     import ray
     from ray.cluster_utils import Cluster
-    cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False, **ports()))
+    cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False, no_monitor=True, include_log_monitor=False, **ports()))
     cluster.add_node(num_cpus=1, **ports())   # the second machine
     ray.init(address=cluster.address, logging_level='ERROR', log_to_driver=False)
     yield

@@ -36,3 +36,19 @@ def test_a_stream_that_is_killed_goes_on_and_has_every_row_once(tmp_path):
     exponent = float(re.search(r'rows\^(\S+),', out)[1])
     assert 0 < exponent < 1.5
     assert (tmp_path/'scale.csv').read_text().startswith('rows,')
+
+
+def test_a_run_in_parts_has_the_traces_and_pairs_of_a_run(tiny_student, tmp_path):
+    from cgd.core import read_table, write_table
+    from cgd.data import load_problems
+    from cgd.pipeline import RunConfig, run
+    from cgd.scale import read_parts, run_in_parts
+    write_table(load_problems('train', 7).rows + load_problems('test', 1).rows, tmp_path/'problems.jsonl')   # one of them gives a test problem away
+    cfg = RunConfig.make(dict(name='whole', folder=str(tmp_path), store=str(tmp_path/'store.sqlite'), student=tiny_student, student_engine='hf', problems=str(tmp_path/'problems.jsonl'),
+                              n_problems=None, benchmarks=['test:2'], engine=dict(dtype='float32'), draft=dict(max_new_tokens=8)))
+    parts = run_in_parts(cfg.model_copy(update=dict(name='parts')), 3)
+    assert [len(rows) for rows in read_parts(parts['traces'])] == [3, 3, 1]
+    whole = run(cfg, 'pairs')
+    flat = lambda name: [row for rows in read_parts(parts[name]) for row in rows]
+    assert flat('traces') == read_table(cfg.path('traces.parquet'))
+    for method in cfg.methods: assert flat(method) == whole[method].rows
