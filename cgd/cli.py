@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser('report', help='tables, figure and a page to explore a run, from its records').add_argument('run', help='its folder, e.g. runs/cpu')
     look = commands.add_parser('analyse', help="... and what the run's students make of its refinements: uncertainty, alignment, attention, drift")
     look.add_argument('run', help='its folder, e.g. runs/cpu')
+    look.add_argument('--problems', help='whose refinements, drafted and taught for this, e.g. val:100; by default those of the validation set, or else of the training problems')
     look.add_argument('--rows', type=int, default=200, help='refinements, and test problems, that are looked at (200)')
     store = commands.add_parser('store', help='what is in a store of completions; export, merge or prune it')
     store.add_argument('path', help='its file, e.g. runs/cpu/store.sqlite')
@@ -154,7 +155,7 @@ def _carry_out(args:argparse.Namespace, rest:list[str], on:set[str]) -> int:
         print(report(args.run))
     elif args.command == 'analyse':
         from cgd.pipeline import analyse
-        print(analyse(args.run, args.rows))
+        print(analyse(args.run, args.rows, args.problems))
     elif args.command == 'sweep': print(_sweep(args))
     elif args.command == 'store': print(store_command(args.path, args.action, tuple(args.files), args.stage, args.model))
     else: print(_stage(args, rest, on))

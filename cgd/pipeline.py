@@ -8,11 +8,11 @@ __all__ = ['STAGES', 'RunConfig', 'split_benchmark', 'benchmark_name', 'needed_v
            'usable_problems', 'fitting', 'open_student', 'served', 'tune', 'keep_config', 'tuning', 'stages', 'run',
            'drafted', 'taught', 'split_traces', 'validation_pairs', 'same_rows', 'load_tokenizer', 'save_lengths',
            'make_pairs', 'examine', 'examine_all', 'clean_rows', 'shape_of', 'run_ledger', 'read_records', 'with_holm',
-           'results', 'caption', 'text_tables', 'probed_tables', 'report', 'students', 'analyse', 'regrade_run',
-           'score_table', 'gap_table']
+           'results', 'caption', 'text_tables', 'harness_tables', 'probed_tables', 'report', 'students', 'looked_at',
+           'probe_students', 'analyse', 'regrade_run', 'score_table', 'gap_table']
 
 # %% ../nbs/11_pipeline.ipynb #imports
-import json, re, sys
+import json, os, re, sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,7 +26,7 @@ from .core import CgdError, Config, content_hash, read_table, write_atomic, writ
 from .data import decontaminate, load_problems, overlap
 from .benchmarks import load_benchmark
 from .analysis import confusion, critique_report, drift, imitation, label_answers, ledger, oracle_sessions, reasoning, step_overlap
-from .evaluate import GRADER_NAMES, EvalConfig, changed_outcomes, compare, evaluate, graders_in, graders_of, holm, regrade_items, summarise
+from .evaluate import GRADER_NAMES, EvalConfig, at_k_table, changed_outcomes, compare, evaluate, graders_in, graders_of, holm, regrade_items, summarise
 from .generate import Engine, EngineConfig, SampleConfig, Store, engine_name, find_model, open_engine, sessions
 from .rollouts import draft, unsolved
 from .teacher import TeacherConfig, critique, direct, ignored_settings, open_teacher, own_settings, share_out, teach
@@ -41,6 +41,7 @@ class RunConfig(Config):
     folder:str='runs'                 # where runs are kept
     store:str|None=None               # the file that keeps completions, which several runs may share; by default one in the run's folder
     student:str='smollm2'             # smollm2 (comes with cgd), a local folder, or a Hub id
+    student_url:str|None=Field(None, pattern=r'^openai:.+@https?://') # where the untrained student is served, e.g. openai:NAME@http://localhost:8000/v1; it drafts there, and is trained and tested here
     student_engine:Literal['auto', 'vllm', 'hf']='auto' # auto: vLLM where it is installed
     teacher:tuple[str, ...]=('reference',) # reference (the offline oracle teacher), vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL; or several
     teacher_share:Literal['one', 'all']='one' # several teachers: each problem goes to one of them, drawn by teach.seed, or to all
@@ -50,6 +51,7 @@ class RunConfig(Config):
     methods:tuple[str, ...]=('dsft_refined', 'cgd') # what the student is tuned by, each from the untrained student: a view, two mixed (cgd+dsft_refined), or one annealed to the other (cgd-to-dsft_refined)
     budget:Literal['rows', 'target_tokens']='rows' # what all methods have equally much of; rows are the same problems, too
     benchmarks:tuple[str, ...]=('test:200', 'shifted:100') # what is evaluated: test, math500, gsm8k, ifeval ... (see benchmarks.registry), or like `problems`; a number after the last colon takes the first so many
+    lm_eval:tuple[str, ...]=()        # tasks of lm-eval, run as they are beside the benchmarks, e.g. gsm8k:50; needs cgd[eval]
     allow_code:bool=False             # humaneval: run the code that models write, confined, on this machine
     decontaminate:bool=True           # leave out training problems and traces that give a test problem away
     engine:EngineConfig=EngineConfig() # how the student runs
@@ -210,6 +212,7 @@ def open_student(
     **options       # of the engine, beside those of the run
 ) -> Engine:        # a context manager
     "The engine that runs the student"
+    if not model and cfg.student_url: return open_engine(cfg.student_url, **cfg.engine.model_dump(exclude_defaults=True))
     model = model or cfg.student
     kind = engine_name(model) if cfg.student_engine == 'auto' else cfg.student_engine
     return open_engine(f'{kind}:{model}', **cfg.engine.model_dump(exclude_defaults=True) | options)
@@ -391,6 +394,11 @@ def examine(
         for message in items.skipped: print(f'skipped: {message}', file=sys.stderr)
         print(f'{method} on {benchmark_name(spec)}: {len(items)} problems')
         write_table(evaluate(engine, items, cfg.eval, store, cfg.allow_code), cfg.path('records', f'{method}.{benchmark_name(spec)}.parquet'))
+    for spec in cfg.lm_eval:
+        from cgd.harness import lm_eval_records
+        task, limit = split_benchmark(spec)
+        print(f'{method} on {task}, as lm-eval has it')
+        write_table(lm_eval_records(engine, task, store, limit), cfg.path('lm_eval', f'{method}.{task}.parquet'))
 
 def examine_all(
     cfg:RunConfig,        # the run
@@ -513,7 +521,14 @@ def text_tables(
     tables = dict(drift=drift(answers), reasoning=reasoning(checkable), imitation=imitation(checkable) if cfg.methods else [], ledger=run_ledger(cfg, traces))
     if traces: tables |= dict(critiques=critique_report(traces, _token_counter(cfg)), confusion=confusion(traces), alignment=step_overlap(traces))
     losses = [dict(method=m, seed=cfg.train.seed, step=r['step'], loss=r['loss']) for m in cfg.methods if cfg.path('models', m, 'losses.csv').exists() for r in read_losses(cfg.path('models', m))]
-    return tables | dict(losses=losses)
+    return tables | dict(losses=losses, at_k=at_k_table(records)) | harness_tables(cfg)
+
+def harness_tables(cfg:RunConfig) -> dict[str, list[dict]]: # by file name; none unless the run has lm_eval tasks
+    "What lm-eval says of its own tasks, and we of the same replies"
+    if not (files := sorted(cfg.path('lm_eval').glob('*.parquet'))): return {}
+    from cgd.harness import beside_ours, lm_eval_scores
+    tasks = {tuple(f.stem.split('.', 1)): read_table(f) for f in files}
+    return {name: [dict(method=m) | row for (m, task), records in tasks.items() for row in make(records, task)] for name, make in (('lm_eval', lm_eval_scores), ('lm_eval_beside', beside_ours))}
 
 def probed_tables(cfg:RunConfig) -> dict[str, list[dict]]: # by file name; none before `cgd analyse`
     "What `analyse` has measured"
@@ -522,7 +537,7 @@ def probed_tables(cfg:RunConfig) -> dict[str, list[dict]]: # by file name; none 
 
 # %% ../nbs/11_pipeline.ipynb #report
 _HEADINGS = dict(results='Scores', differences='Paired differences', critiques='Critiques', confusion='Verdicts against grades', alignment='Critique and refinement', uncertainty='Uncertainty of the refinement',
-                 drift='How the answers have drifted', reasoning='Right answers with wrong steps', imitation="The teacher's form without its substance", ledger='What it cost')
+                 drift='How the answers have drifted', reasoning='Right answers with wrong steps', imitation="The teacher's form without its substance", at_k='What several samples are worth', lm_eval='Tasks as lm-eval has them', lm_eval_beside="lm-eval's graders and ours on the same replies", ledger='What it cost')
 
 def _page(cfg:RunConfig, records:dict, tables:dict[str, list[dict]]) -> str:
     "The run as one HTML page"
@@ -557,22 +572,45 @@ def students(cfg:RunConfig) -> dict[str, str]: # method -> a whole model's folde
     trained = [m for m in cfg.methods if cfg.path('models', m, 'train.json').exists()]
     return {'base': cfg.student} | {m: merge(cfg.student, cfg.path('models', m), cfg.path('models', f'{m}-merged')) for m in trained}
 
+def looked_at(
+    cfg:RunConfig,     # a run with traces
+    problems:str|None, # others, to be drafted and taught: a set and perhaps how many, e.g. val:100
+    store:Store        # where their completions are kept
+) -> tuple[list[dict], str]: # traces, and whose they are
+    "Refinements to measure on, unseen in training where possible"
+    if problems:
+        source, limit = split_benchmark(problems)
+        own = cfg.model_copy(update=dict(folder=str(cfg.path()), name='probed', problems=source, n_problems=limit, validation=None, drop_solved=False))
+        return taught(own, drafted(own, store), store), problems
+    seen, held_out = split_traces(cfg, _traces(cfg))
+    if not seen: raise CgdError(f'{cfg.path()}: no traces to look at; `cgd refine` makes them')
+    return (held_out, cfg.validation) if held_out else (seen, 'the training problems')
+
+def probe_students(
+    cfg:RunConfig,     # a run with models
+    traces:list[dict], # to measure on
+    tested:list[dict], # problems, whose first answer token is looked at
+    store:Store        # where scores are kept
+) -> dict[str, list[dict]]: # by file name
+    "Uncertainty, alignment, attention and drift of every student"
+    models = students(cfg)
+    probed = [measure(model, traces, store, cfg.views, method) for method, model in models.items()]
+    first = first_token_table(cfg.student, {m: f for m, f in models.items() if m != 'base'}, tested, store, cfg.eval)
+    return dict(uncertainty=uncertainty_table(probed), attention=attention_table(probed), alignment=alignment_table(probed) + cosine_table(traces, cfg.views), drift=first)
+
 def analyse(
     folder:str|Path,         # of a run with traces, models and records
-    rows:PositiveInt=200     # refinements, and test problems, that are looked at
+    rows:PositiveInt=200,    # refinements, and test problems, that are looked at
+    problems:str|None=None   # whose refinements; by default those of the validation set, or else of the training problems
 ) -> str:                    # the report
-    "Measure uncertainty, alignment, attention and drift of a run's students, and report again"
+    "Measure what a run's students make of refinements, and report again"
     cfg = RunConfig.load(Path(folder, 'config.yaml'))
-    seen, held_out = split_traces(cfg, _traces(cfg))
-    if not seen: raise CgdError(f'{folder}: no traces to look at; `cgd refine` makes them')
-    looked_at, models = (held_out or seen)[:rows], students(cfg)
-    print(f'{len(looked_at)} refinements of {"the validation set" if held_out else "the training problems"}, {len(models)} students')
-    problems = load_benchmark(*split_benchmark(cfg.benchmarks[0])).rows[:rows]
     with cfg.open_store() as store:
-        probed = [measure(model, looked_at, store, cfg.views, method) for method, model in models.items()]
-        first = first_token_table(cfg.student, {m: f for m, f in models.items() if m != 'base'}, problems, store, cfg.eval)
-    tables = dict(uncertainty=uncertainty_table(probed), attention=attention_table(probed), alignment=alignment_table(probed) + cosine_table(looked_at, cfg.views), drift=first)
-    for name, lines in tables.items(): _csv(lines, cfg.path('probed', f'{name}.csv'))
+        traces, whose = looked_at(cfg, problems, store)
+        print(f'{len(traces[:rows])} refinements of {whose}')
+        tables = probe_students(cfg, traces[:rows], load_benchmark(*split_benchmark(cfg.benchmarks[0])).rows[:rows], store)
+    for name, lines in tables.items():
+        if lines: _csv(lines, cfg.path('probed', f'{name}.csv'))
     return report(folder)
 
 # %% ../nbs/11_pipeline.ipynb #regrade
@@ -581,13 +619,14 @@ def regrade_run(
     allow_code:bool=False # whether code that models wrote may run here
 ) -> str:                 # what changed, and the report
     "Grade every stored answer again, and make the report anew"
-    cfg, said = RunConfig.load(Path(folder, 'config.yaml')), []
+    cfg, said, waiting = RunConfig.load(Path(folder, 'config.yaml')), [], []
     items = {benchmark_name(spec): load_benchmark(*split_benchmark(spec)) for spec in cfg.benchmarks}
     for (method, name), old in read_records(Path(folder)).items():
         if name not in items: continue   # of a benchmark that the run has no more
-        new = regrade_items(items[name], old, allow_code)
-        write_table(new, Path(folder, 'records', f'{method}.{name}.parquet'))
+        new, file = regrade_items(items[name], old, allow_code), Path(folder, 'records', f'{method}.{name}.parquet')
+        waiting.append((write_table(new, Path(folder, 'regraded', file.name)), file))
         said += [f'{method} on {name}: {c["n"]} graded {c["old"]} before and {c["new"]} now by {c["grader"]}' for c in changed_outcomes(old, new) if c['old'] is not None]   # a new grader changes nothing
+    for new, file in waiting: os.replace(new, file)   # only when all of them could be graded
     return '\n'.join([*said, 'nothing changed' if not said else '', report(folder)])
 
 # %% ../nbs/11_pipeline.ipynb #tables

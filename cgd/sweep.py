@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['Arm', 'SweepConfig', 'with_settings', 'Cell', 'cells', 'finished', 'run_sweep', 'answers', 'outcomes', 'grouped',
-           'method_table', 'contrast_table', 'score_table', 'curve_table', 'text_tables', 'cost_table', 'loss_table',
-           'tables', 'save_tables']
+           'method_table', 'contrast_table', 'score_table', 'curve_table', 'text_tables', 'probed', 'cost_table',
+           'loss_table', 'tables', 'save_tables']
 
 # %% ../nbs/11_sweep.ipynb #imports
 import json, re, shutil, time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -22,7 +22,7 @@ from .core import CgdError, Config, read_table, write_atomic, write_table
 from .analysis import drift, imitation, ledger, oracle_sessions, reasoning
 from .evaluate import by_problem, compare, crossed, graders_in, graders_of, holm, mean_interval, summarise
 from .generate import Store, sessions
-from .pipeline import RunConfig, keep_config, read_records, run, shape_of
+from .pipeline import RunConfig, keep_config, probed_tables, read_records, run, shape_of
 from .train import read_losses
 
 # %% ../nbs/11_sweep.ipynb #sweep-config
@@ -230,6 +230,20 @@ def text_tables(
     checkable = [r for r in named if r.get('boxed') is not None and r.get('reference') is not None]
     return dict(drift=drift(named), reasoning=reasoning(checkable), imitation=imitation(checkable))
 
+def probed(
+    sweep:SweepConfig # with runs that `cgd analyse` has looked at
+) -> dict[str, list[dict]]: # by file name: uncertainty, alignment, attention, drift
+    "What was measured of the students of one seed; a method that several arms have is named with its arm"
+    looked = [c for c in cells(sweep) if finished(c) and not c.point and probed_tables(c.cfg)]
+    looked, found = [c for c in looked if c.seed == looked[0].seed], defaultdict(list)
+    several = {m for m, n in Counter(m for c in looked for m in c.cfg.methods).items() if n > 1}
+    for cell in looked:
+        for name, rows in probed_tables(cell.cfg).items():
+            who = 'method' if name == 'drift' else 'model'
+            named = [r | {who: f'{cell.arm}/{r[who]}' if r[who] in several else r[who]} for r in rows]
+            found[name] += [r for r in named if r not in found[name]]   # the untrained student is in every run
+    return dict(found)
+
 def cost_table(
     sweep:SweepConfig # with some runs done
 ) -> list[dict]:      # see `analysis.ledger`
@@ -260,7 +274,8 @@ def save_tables(
     import pandas as pd
     if not (rows := answers(sweep)): raise CgdError(f'{sweep.path()}: no run of this sweep is finished yet')
     folder = Path(sweep.results or sweep.path())
-    made = tables(rows, sweep)
+    made, measured = tables(rows, sweep), probed(sweep)
+    made |= {name: made.get(name, []) + lines for name, lines in measured.items()}
     for name, table in made.items():
         if table: write_atomic(folder/f'{name}.csv', pd.DataFrame(table).to_csv(index=False, float_format='%.6g'))
     write_table(outcomes(rows), folder/'outcomes.parquet')
