@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -206,10 +207,10 @@ def plot_run(
 
 def captioned(
     figure:Figure,
-    text:str       # one line; none if empty
+    text:str       # broken into lines as wide as the figure; none if empty
 ) -> Figure:       # the same
     "Say below a figure what its reader has to know"
-    if text: figure.supxlabel(text, fontsize=8, color='.3')
+    if text: figure.supxlabel(fill(text, round(15 * figure.get_figwidth())), fontsize=8, color='.3')   # about 15 letters an inch
     return figure
 
 # %% ../nbs/10_figures.ipynb #read-results

@@ -411,7 +411,7 @@ def examine_all(
             with open_student(cfg, model) as engine: examine(cfg, method, engine, store)
         return
     adapters = {method: folder for method, folder in models.items() if method != 'base'}
-    with open_student(cfg, adapters=tuple(adapters.values())) as engine:
+    with open_student(cfg, cfg.student, adapters=tuple(adapters.values())) as engine:
         for method in models:
             engine.set_adapter(adapters.get(method))
             examine(cfg, method, engine, store)
@@ -533,7 +533,8 @@ def harness_tables(cfg:RunConfig) -> dict[str, list[dict]]: # by file name; none
 def probed_tables(cfg:RunConfig) -> dict[str, list[dict]]: # by file name; none before `cgd analyse`
     "What `analyse` has measured"
     import pandas as pd
-    return {file.stem: pd.read_csv(file, keep_default_na=False, na_values=['']).to_dict('records') for file in sorted(cfg.path('probed').glob('*.csv'))}
+    files = [file for name in ('uncertainty', 'alignment', 'attention', 'drift') if (file := cfg.path('probed', f'{name}.csv')).exists()]
+    return {file.stem: pd.read_csv(file, keep_default_na=False, na_values=['']).to_dict('records') for file in files}
 
 # %% ../nbs/11_pipeline.ipynb #report
 _HEADINGS = dict(results='Scores', differences='Paired differences', critiques='Critiques', confusion='Verdicts against grades', alignment='Critique and refinement', uncertainty='Uncertainty of the refinement',
@@ -605,7 +606,7 @@ def analyse(
 ) -> str:                    # the report
     "Measure what a run's students make of refinements, and report again"
     cfg = RunConfig.load(Path(folder, 'config.yaml'))
-    with cfg.open_store() as store:
+    with Store(cfg.path('probed', 'store.sqlite')) as store:   # not the run's: its ledger is of the run alone
         traces, whose = looked_at(cfg, problems, store)
         print(f'{len(traces[:rows])} refinements of {whose}')
         tables = probe_students(cfg, traces[:rows], load_benchmark(*split_benchmark(cfg.benchmarks[0])).rows[:rows], store)

@@ -247,10 +247,10 @@ def probed(
 def cost_table(
     sweep:SweepConfig # with some runs done
 ) -> list[dict]:      # see `analysis.ledger`
-    "The ledger of data and answers of all runs so far, and of one training of each method, that of the first run which has it"
+    "The ledger of the data that all runs share, and of one training of each method, that of the first run which has it"
     done = [c for c in cells(sweep) if finished(c)]
     trainings = {m: json.loads(file.read_text()) for c in reversed(done) for m in c.cfg.methods if (file := c.cfg.path('models', m, 'train.json')).exists()}
-    with Store(sweep.path('store.sqlite')) as store: made = [s for s in sessions(store) if s['stage'] != 'evaluate']
+    with Store(sweep.path('store.sqlite')) as store: made = [s for s in sessions(store) if s['stage'] in ('draft', 'critique', 'refine', 'direct')]
     return ledger(made + oracle_sessions(read_table(done[0].cfg.path('traces.parquet'))), trainings, shape_of(sweep.run.student))
 
 def loss_table(sweep:SweepConfig) -> list[dict]: # arm, method, seed, step, loss
