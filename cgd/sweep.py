@@ -234,9 +234,10 @@ def probed(
     sweep:SweepConfig # with runs that `cgd analyse` has looked at
 ) -> dict[str, list[dict]]: # by file name: uncertainty, alignment, attention, drift
     "What was measured of the students of one seed; a method that several arms have is named with its arm"
-    looked = [c for c in cells(sweep) if finished(c) and not c.point and probed_tables(c.cfg)]
-    looked, found = [c for c in looked if c.seed == looked[0].seed], defaultdict(list)
-    several = {m for m, n in Counter(m for c in looked for m in c.cfg.methods).items() if n > 1}
+    done = [c for c in cells(sweep) if finished(c) and not c.point]
+    looked, found = [c for c in done if probed_tables(c.cfg)], defaultdict(list)
+    looked = [c for c in looked if c.seed == looked[0].seed]
+    several = {m for m, n in Counter(m for _, m in {(c.arm, m) for c in done for m in c.cfg.methods}).items() if n > 1}
     for cell in looked:
         for name, rows in probed_tables(cell.cfg).items():
             who = 'method' if name == 'drift' else 'model'
