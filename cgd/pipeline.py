@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['STAGES', 'RunConfig', 'split_benchmark', 'benchmark_name', 'needed_views', 'check_names', 'check_solutions',
            'check_held_out', 'check_benchmark', 'check_teachers', 'recipe', 'check_config', 'teacher_of',
-           'usable_problems', 'fitting', 'open_student', 'served', 'tune', 'keep_config', 'tuning', 'stages', 'run',
-           'drafted', 'taught', 'split_traces', 'validation_pairs', 'same_rows', 'load_tokenizer', 'save_lengths',
-           'make_pairs', 'examine', 'examine_all', 'clean_rows', 'shape_of', 'run_ledger', 'read_records', 'with_holm',
-           'results', 'caption', 'text_tables', 'harness_tables', 'probed_tables', 'report', 'students', 'looked_at',
-           'probe_students', 'analyse', 'regrade_run', 'score_table', 'gap_table']
+           'usable_problems', 'fitting', 'open_student', 'served', 'tune', 'check_same_run', 'keep_config', 'tuning',
+           'stages', 'run', 'drafted', 'taught', 'split_traces', 'validation_pairs', 'same_rows', 'load_tokenizer',
+           'save_lengths', 'make_pairs', 'examine', 'examine_all', 'clean_rows', 'shape_of', 'run_ledger',
+           'read_records', 'with_holm', 'results', 'caption', 'text_tables', 'harness_tables', 'probed_tables',
+           'report', 'students', 'looked_at', 'probe_students', 'analyse', 'regrade_run', 'score_table', 'gap_table']
 
 # %% ../nbs/11_pipeline.ipynb #imports
 import json, os, re, sys
@@ -234,13 +234,17 @@ def tune(
     return str(adapter) if served(cfg) else merge(cfg.student, adapter, cfg.path('models', f'{pairs.name}-merged'))
 
 # %% ../nbs/11_pipeline.ipynb #keep-config
-def keep_config(cfg:RunConfig):
-    "Write the config into the run's folder; raises CgdError if the folder is another run's"
+def check_same_run(cfg:RunConfig):
+    "Raise CgdError if the run's folder is another run's"
     file = cfg.path('config.yaml')
     old, new = (RunConfig.load(file) if file.exists() else cfg).model_dump(mode='json'), cfg.model_dump(mode='json')
     if changed := [k for k in new if old[k] != new[k] and k not in ('allow_code', 'adapters', 'store')]:   # these change no text
         raise CgdError(f'{file.parent}: made with other settings ({changed[0]}: {old[changed[0]]} there, {new[changed[0]]} now); give this run another --name')
-    cfg.save(file)
+
+def keep_config(cfg:RunConfig):
+    "Write the config into the run's folder; raises CgdError if the folder is another run's"
+    check_same_run(cfg)
+    cfg.save(cfg.path('config.yaml'))
 
 # %% ../nbs/11_pipeline.ipynb #stages
 def tuning(
@@ -599,6 +603,7 @@ def probe_students(
     first = first_token_table(cfg.student, {m: f for m, f in models.items() if m != 'base'}, tested, store, cfg.eval)
     return dict(uncertainty=uncertainty_table(probed), attention=attention_table(probed), alignment=alignment_table(probed) + cosine_table(traces, cfg.views), drift=first)
 
+# %% ../nbs/11_pipeline.ipynb #analyse-run
 def analyse(
     folder:str|Path,         # of a run with traces, models and records
     rows:PositiveInt=200,    # refinements, and test problems, that are looked at

@@ -22,7 +22,7 @@ from .core import CgdError, Config, read_table, write_atomic, write_table
 from .analysis import drift, imitation, ledger, oracle_sessions, reasoning
 from .evaluate import by_problem, compare, crossed, graders_in, graders_of, holm, mean_interval, summarise
 from .generate import Store, sessions
-from .pipeline import RunConfig, keep_config, probed_tables, read_records, run, shape_of
+from .pipeline import RunConfig, check_same_run, probed_tables, read_records, run, shape_of
 from .train import read_losses
 
 # %% ../nbs/11_sweep.ipynb #sweep-config
@@ -93,7 +93,7 @@ def cells(
 def finished(cell:Cell) -> bool:
     "Whether a run has its report; raises CgdError if its folder was made with other settings"
     if not cell.cfg.path('config.yaml').exists(): return False
-    keep_config(cell.cfg)
+    check_same_run(cell.cfg)
     return cell.cfg.path('results.csv').exists()
 
 def _tidy(cell:Cell):
@@ -220,6 +220,7 @@ def curve_table(
     return [dict(x=x, value=value, arm=r['arm'], method=r['method'], seed=r['seed'], benchmark=r['benchmark'], grader=g, n=r['n'], target_tokens=r['target_tokens'],
                  accuracy=r[g], low=r[f'{g}_low'], high=r[f'{g}_high']) for r in scores for x, value in json.loads(r['point']).items() for g in graders_in(r)]
 
+# %% ../nbs/11_sweep.ipynb #text-tables
 def text_tables(
     rows:list[dict] # from `answers`
 ) -> dict[str, list[dict]]: # drift, reasoning, imitation
@@ -230,6 +231,7 @@ def text_tables(
     checkable = [r for r in named if r.get('boxed') is not None and r.get('reference') is not None]
     return dict(drift=drift(named), reasoning=reasoning(checkable), imitation=imitation(checkable))
 
+# %% ../nbs/11_sweep.ipynb #probed
 def probed(
     sweep:SweepConfig # with runs that `cgd analyse` has looked at
 ) -> dict[str, list[dict]]: # by file name: uncertainty, alignment, attention, drift
@@ -245,6 +247,7 @@ def probed(
             found[name] += [r for r in named if r not in found[name]]   # the untrained student is in every run
     return dict(found)
 
+# %% ../nbs/11_sweep.ipynb #costs
 def cost_table(
     sweep:SweepConfig # with some runs done
 ) -> list[dict]:      # see `analysis.ledger`
