@@ -56,7 +56,7 @@ def test_from_the_hub(name, config, split, tmp_path, monkeypatch):
     if name == 'bbh':
         with pytest.raises(CgdError, match='worked examples are not on the Hub'): load_benchmark(replace(BENCHMARKS[name], hub=f'{folder}:{config}:{split}'))
         with gzip.open(tmp_path/'bbh_cot_prompts.jsonl.gz', 'wt') as f: f.write(json.dumps(dict(subject='words', problem='a canary\n-----\nSee:\n\nQ: 1\nA: 2')))
-    items = load_benchmark(replace(BENCHMARKS[name], hub=f'{folder}:{config}:{split}'))
+    items = load_benchmark(replace(BENCHMARKS[name], hub=f'{folder}:{config}:{split}'), check=name != 'bbh')   # these worked examples are made up
     assert len(items) == len(ROWS[name]) and not items.verified and not items.skipped
     if name == 'bbh': assert items.messages(items[0])[0]['content'] == "See:\n\nQ: 1\nA: 2\n\nQ: not True is\nA: Let's think step by step."
 
