@@ -257,6 +257,7 @@ def _read_brackets(text:str) -> Tree|None:
     if len(parts) == 1 and kind in ('()', '[]', '{}'): read = read_answer(parts[0]); return Tree(kind, text, read.parts) if read.kind == 'list' else read
     return Tree(kind, text, _flat(parts)) if kind in ('()', '[]', '(]', '[)', '{}') and (parts or kind == '{}') else None
 
+# %% ../nbs/02_grade.ipynb #readers-relations
 def _read_relation(text:str) -> Tree|None:
     sides, ops = _split(text, r'\\(?:le|ge|in|ne)(?![a-zA-Z])|[<>]|(?<![!:\\])=')
     if not ops or not all(sides): return None
@@ -273,6 +274,7 @@ def _two_sided(name:str, op:str, value:str) -> str|None:
     if op in ('<', r'\le'): return f'-{value} {op} {m[1]} {op} {value}'
     return rf'{m[1]} \in ' + (rf'(-\infty, -{value}) \cup ({value}, \infty)' if op == '>' else rf'(-\infty, -{value}] \cup [{value}, \infty)')
 
+# %% ../nbs/02_grade.ipynb #readers-inequality
 def _read_inequality(text:str, sides:list, ops:list) -> Tree|None:
     flip = {'<': '>', '>': '<', r'\le': r'\ge', r'\ge': r'\le'}
     if not set(ops) <= set(flip): return None
@@ -283,6 +285,7 @@ def _read_inequality(text:str, sides:list, ops:list) -> Tree|None:
     else: return None
     return Tree(('(' if left == '<' else '[') + (')' if right == '<' else ']'), text, (read_answer(low), read_answer(high)), _key(name))
 
+# %% ../nbs/02_grade.ipynb #read-answer
 _READERS = _read_matrix, _read_list, _read_union, _read_relation, _read_either, _read_brackets
 
 def read_answer(
