@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Arm', 'SweepConfig', 'with_settings', 'Cell', 'cells', 'finished', 'run_sweep', 'answers', 'outcomes', 'grouped',
-           'method_table', 'contrast_table', 'score_table', 'curve_table', 'text_tables', 'probed', 'cost_table',
-           'loss_table', 'tables', 'save_tables']
+           'method_table', 'contrast_table', 'score_table', 'curve_table', 'text_tables', 'probed', 'data_sessions',
+           'cost_table', 'loss_table', 'tables', 'save_tables']
 
 # %% ../nbs/11_sweep.ipynb #imports
 import json, re, shutil, time
@@ -225,7 +225,7 @@ def text_tables(
     rows:list[dict] # from `answers`
 ) -> dict[str, list[dict]]: # drift, reasoning, imitation
     "What the texts tell of each method, over its seeds; a method that several arms have is named with its arm"
-    rows = [r for r in rows if r['point'] == '{}']
+    rows = [r for r in rows if r['point'] == '{}' and isinstance(r.get('completion'), str)]   # a run may have kept its scores alone
     arms = {m: {r['arm'] for r in own} for (m,), own in grouped(rows, 'method').items()}
     named = [r | dict(method=_label(r) if len(arms[r['method']]) > 1 else r['method']) for r in rows]
     checkable = [r for r in named if r.get('boxed') is not None and r.get('reference') is not None]
@@ -248,14 +248,22 @@ def probed(
     return dict(found)
 
 # %% ../nbs/11_sweep.ipynb #costs
+def data_sessions(sweep:SweepConfig) -> list[dict]: # see `generate.sessions`
+    "What making the data took: from the store, and kept beside it for machines that have no store"
+    import pandas as pd
+    file, made = sweep.path('sessions.csv'), []
+    if sweep.path('store.sqlite').exists():
+        with Store(sweep.path('store.sqlite')) as store: made = [s for s in sessions(store) if s['stage'] in ('draft', 'critique', 'refine', 'direct')]
+    if made: write_atomic(file, pd.DataFrame(made).to_csv(index=False))
+    return made or (pd.read_csv(file).to_dict('records') if file.exists() else [])
+
 def cost_table(
     sweep:SweepConfig # with some runs done
 ) -> list[dict]:      # see `analysis.ledger`
     "The ledger of the data that all runs share, and of one training of each method, that of the first run which has it"
     done = [c for c in cells(sweep) if finished(c)]
     trainings = {m: json.loads(file.read_text()) for c in reversed(done) for m in c.cfg.methods if (file := c.cfg.path('models', m, 'train.json')).exists()}
-    with Store(sweep.path('store.sqlite')) as store: made = [s for s in sessions(store) if s['stage'] in ('draft', 'critique', 'refine', 'direct')]
-    return ledger(made + oracle_sessions(read_table(done[0].cfg.path('traces.parquet'))), trainings, shape_of(sweep.run.student))
+    return ledger(data_sessions(sweep) + oracle_sessions(read_table(done[0].cfg.path('traces.parquet'))), trainings, shape_of(sweep.run.student))
 
 def loss_table(sweep:SweepConfig) -> list[dict]: # arm, method, seed, step, loss
     "The training losses of every finished run"

@@ -58,7 +58,7 @@ def larger(study: str, out: str, dry: bool):
     from cgd.core import write_atomic
     sweep = yaml.safe_load(Path(study).read_text())
     run, name = sweep['run'], f'gpu_{sweep["name"].removeprefix("cpu_")}'
-    sweep |= dict(name=f'{name}_dry' if dry else name, results=f'runs/{name}_dry/tables' if dry else f'runs/{name}/tables')
+    sweep |= dict(name=f'{name}_dry' if dry else name, folder='runs', results=f'runs/{name}_dry/tables' if dry else f'runs/{name}/tables')
     if dry:
         model = os.environ.get('CGD_STUDENT', 'smollm2')
         run |= dict(student=model, student_engine='hf', n_problems=4, benchmarks=['test:2'], draft=dict(max_new_tokens=8), eval=dict(max_new_tokens=8))

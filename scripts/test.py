@@ -5,7 +5,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 import shutil
 
-BIN, ALL = Path(sys.executable).parent, '--all' in sys.argv
+BIN, ALL, CORES = Path(sys.executable).parent, '--all' in sys.argv, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+WORKERS = min(CORES, 4)   # an engine wants some gigabytes
+os.environ.setdefault('OMP_NUM_THREADS', str(max(1, CORES // WORKERS)))
 os.chdir(Path(__file__).parent.parent)
 
 
@@ -33,9 +35,9 @@ def main() -> int:
               'README in sync with index': run('python', 'scripts/readme.py', '--check')[0] == 0}
     for name, passed in checks.items(): print(f'{"ok" if passed else "FAILED"}: {name}')
     notebooks = len([p for p in Path('nbs').rglob('*.ipynb') if not p.name.startswith('_') and '.ipynb_checkpoints' not in p.parts])
-    code, out = run('nbdev_test', '--n_workers', '1', *(['--flags', 'slow'] if ALL else []))
+    code, out = run('nbdev_test', '--n_workers', str(WORKERS), *(['--flags', 'slow'] if ALL else []))
     bad = len(set(re.findall(r'^\w+ in (\S+\.ipynb)', out, re.M))) or notebooks if code else 0
-    code, out = run('pytest', '-q', *(['--long'] if ALL else []), 'tests')
+    code, out = run('pytest', '-q', '-n', str(WORKERS), '--dist', 'loadfile', *(['--long'] if ALL else []), 'tests')
     count = lambda word: sum(map(int, re.findall(rf'(\d+) {word}', out.splitlines()[-1] if out else '')))
     crashed = code != 0 and not count('failed') + count('errors?')   # a pytest that was killed or could not start counts as a failure
     passed = sum(checks.values()) + notebooks - bad + count('passed')

@@ -1,5 +1,6 @@
 "A sweep of real, tiny runs: cut short after the first, gone on with, and its tables"
-import json
+import json, os, shutil, subprocess
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,10 +14,19 @@ from cgd.train import TrainConfig
 
 
 @pytest.fixture(scope='module')
-def sweep(tiny_student, tmp_path_factory) -> SweepConfig:
+def home(tmp_path_factory):
+    "A folder to work in"
+    folder, before = tmp_path_factory.mktemp('home'), os.getcwd()
+    os.chdir(folder)
+    yield folder
+    os.chdir(before)
+
+
+@pytest.fixture(scope='module')
+def sweep(tiny_student, home) -> SweepConfig:
     run = RunConfig(student=tiny_student, student_engine='hf', n_problems=4, benchmarks=('test:3',), draft=SampleConfig(max_new_tokens=8), views=dict(keep_truncated=True),
                     eval=EvalConfig(max_new_tokens=8), train=TrainConfig(backend='trl', epochs=1, batch_size=4, device_batch_size=4))
-    return SweepConfig(name='tiny', folder=str(tmp_path_factory.mktemp('sweeps')), run=run, contrasts=(('arm/cgd', 'arm/dsft_refined'),), baseline='arm/dsft_refined',
+    return SweepConfig(name='tiny', folder='data/results', run=run, contrasts=(('arm/cgd', 'arm/dsft_refined'),), baseline='arm/dsft_refined',
                        arms=dict(arm=Arm(methods=('cgd', 'dsft_refined'), seeds=(0, 1))))
 
 
@@ -44,6 +54,21 @@ def test_tables_of_a_sweep(sweep):
     record = json.loads((cells(sweep)[0].cfg.path('models', 'cgd', 'train.json')).read_text())
     assert scores.query('method == "cgd" and seed == 0').target_tokens.tolist() == [record['target_tokens']] and len(losses) == 4
     assert len(read_table(sweep.path('outcomes.parquet'))) == 5 * 3
+
+
+def test_a_clone_goes_on(sweep, home, tmp_path, monkeypatch):
+    "What git keeps of a sweep is enough for all its tables"
+    shutil.copy(Path(__file__).parent.parent/'.gitignore', home)
+    git = lambda *args: subprocess.run(['git', '-c', 'user.name=a', '-c', 'user.email=a@b', *map(str, args)], check=True, capture_output=True)
+    git('init', '-q'); git('add', '-A'); git('commit', '-qm', 'a sitting')
+    git('clone', '-q', home, tmp_path/'clone')
+    kept, made = tmp_path/'clone'/'data'/'results'/'tiny', sweep.path().absolute()
+    assert not list(kept.rglob('*.safetensors')) and not (kept/'store.sqlite').exists() and (made/'store.sqlite').exists()
+    tables = {f.name: f.read_bytes() for f in made.glob('*.csv')}
+    for name in tables.keys() - {'sessions.csv'}: (kept/name).unlink()
+    monkeypatch.chdir(tmp_path/'clone')
+    assert '2 of 2 runs' in run_sweep(sweep)
+    assert {f.name: f.read_bytes() for f in kept.glob('*.csv')} == tables and {'ledger.csv', 'losses.csv', 'drift.csv'} <= tables.keys()
 
 
 def test_a_run_made_with_other_settings_is_refused(sweep):
