@@ -356,7 +356,7 @@ def _length_points(ax:Axes, rows:list[dict], grader:str, color:str, marker:str, 
     for r in rows: draw_interval(ax, r['mean_tokens'], r, grader, 100, color, marker, upright=True, mfc=mfc, **(dict(fmt='.', ms=4, lw=.8, alpha=.6) if len(rows) > 1 else {}))
     if len(rows) > 1: ax.plot(*(sum(r[k] for r in rows) * s / len(rows) for k, s in (('mean_tokens', 1), (grader, 100))), marker, ms=8, color=color, mfc=mfc, mew=1.5)
 
-# %% ../nbs/10_figures.ipynb #plot-curves
+# %% ../nbs/10_figures.ipynb #curve-settings
 SETTINGS = {'n_problems': 'training problems', 'target_tokens': 'target tokens learnt from', 'train.lr': 'learning rate', 'train.epochs': 'epochs',
             'teach.wrong_rate': 'share of critiques turned wrong', 'verdict_mix': 'share of verdicts `right`'}
 
@@ -366,29 +366,23 @@ def with_token_curves(
     "Let the number of problems stand for target tokens, too"
     return rows + [r | dict(x='target_tokens') for r in rows if r['x'] == 'n_problems']
 
-def plot_curves(
-    rows:list[dict] # of curves.csv with one x: value, method, seed, benchmark, grader, n, accuracy, low, high; target_tokens if that is x
-) -> Figure:
-    "Accuracy against a setting: a row a grader (the first two), a column a benchmark"
-    names, graders = distinct(r['benchmark'] for r in rows), distinct(r['grader'] for r in rows)[:2]
-    added, x = told_apart(distinct(map(_model, rows))), rows[0]['x']
-    figure, axes = new_grid(len(graders), len(names), 1 + 3.6 * len(names), 1 + 2.4 * len(graders), sharex='col')
-    for ax, (grader, name) in zip(axes, [(g, b) for g in graders for b in names]):
-        some = [r for r in rows if (r['grader'], r['benchmark']) == (grader, name)]
-        _draw_curves(ax, some, added)
-        ax.set_title(name if ax in axes[:len(names)] else '')
-        _from_zero(ax, 'y')
-        ax.set_ylabel(f'{GRADER_NAMES.get(grader, grader)}, %, 95% interval' if name == names[0] else '', fontsize=9)
-        ax.set_xlabel(f'{SETTINGS.get(x, x)} ({n_text(some)})' if grader == graders[-1] else '', fontsize=9)
-    _legend(figure, {method_label(m[1]) + text: _look(m, added) for m, text in added.items()})
-    return figure
-
+# %% ../nbs/10_figures.ipynb #draw-curve
 def _places(rows:list[dict]) -> dict[str, float]:
     "Where each value stands: at itself, or in order if it is no number"
     values = distinct(str(r['value']) for r in rows)
     try: return {v: float(v) for v in values}
     except ValueError: return {v: i for i, v in enumerate(values)}
 
+def _number(text:str) -> float:
+    try: return float(text)
+    except ValueError: return math.nan
+
+def _draw_curve(ax:Axes, points:list[list], color:str, marker:str, mfc:str):
+    for x, row in (p for same in points for p in same): draw_interval(ax, x, row, 'accuracy', 100, color, 'none', upright=True, lw=1, alpha=.6)
+    means = sorted((sum(x for x, _ in same) / len(same), 100 * sum(r['accuracy'] for _, r in same) / len(same)) for same in points)
+    ax.plot(*zip(*means), marker=marker, color=color, mfc=mfc, ms=6, lw=1.6)
+
+# %% ../nbs/10_figures.ipynb #draw-curves
 def _draw_curves(ax:Axes, rows:list[dict], added:dict):
     "The curves of one panel, and an axis that suits their values"
     places, tokens = _places(rows), rows[0]['x'] == 'target_tokens'
@@ -407,14 +401,23 @@ def _draw_curves(ax:Axes, rows:list[dict], added:dict):
         ax.set_xticks(list(places.values()), [f'{float(v):g}' if places[v] == _number(v) else v for v in places])
         ax.xaxis.set_minor_locator(NullLocator())
 
-def _number(text:str) -> float:
-    try: return float(text)
-    except ValueError: return math.nan
-
-def _draw_curve(ax:Axes, points:list[list], color:str, marker:str, mfc:str):
-    for x, row in (p for same in points for p in same): draw_interval(ax, x, row, 'accuracy', 100, color, 'none', upright=True, lw=1, alpha=.6)
-    means = sorted((sum(x for x, _ in same) / len(same), 100 * sum(r['accuracy'] for _, r in same) / len(same)) for same in points)
-    ax.plot(*zip(*means), marker=marker, color=color, mfc=mfc, ms=6, lw=1.6)
+# %% ../nbs/10_figures.ipynb #plot-curves
+def plot_curves(
+    rows:list[dict] # of curves.csv with one x: value, method, seed, benchmark, grader, n, accuracy, low, high; target_tokens if that is x
+) -> Figure:
+    "Accuracy against a setting: a row a grader (the first two), a column a benchmark"
+    names, graders = distinct(r['benchmark'] for r in rows), distinct(r['grader'] for r in rows)[:2]
+    added, x = told_apart(distinct(map(_model, rows))), rows[0]['x']
+    figure, axes = new_grid(len(graders), len(names), 1 + 3.6 * len(names), 1 + 2.4 * len(graders), sharex='col')
+    for ax, (grader, name) in zip(axes, [(g, b) for g in graders for b in names]):
+        some = [r for r in rows if (r['grader'], r['benchmark']) == (grader, name)]
+        _draw_curves(ax, some, added)
+        ax.set_title(name if ax in axes[:len(names)] else '')
+        _from_zero(ax, 'y')
+        ax.set_ylabel(f'{GRADER_NAMES.get(grader, grader)}, %, 95% interval' if name == names[0] else '', fontsize=9)
+        ax.set_xlabel(f'{SETTINGS.get(x, x)} ({n_text(some)})' if grader == graders[-1] else '', fontsize=9)
+    _legend(figure, {method_label(m[1]) + text: _look(m, added) for m, text in added.items()})
+    return figure
 
 # %% ../nbs/10_figures.ipynb #plot-measures
 MEASURES = {'verdict_accuracy': ('verdict agrees with the grade', '%'), 'fix_rate': ('wrong drafts put right', '%'), 'break_rate': ('right drafts broken', '%'),

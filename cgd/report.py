@@ -219,7 +219,7 @@ def columns(
     bounds = {end for r in rows for c in r for end in ends(r, c) or ()}
     return [c for c in every if c not in bounds and not all(_missing(r.get(c)) for r in rows)]
 
-# %% ../nbs/10_report.ipynb #cells
+# %% ../nbs/10_report.ipynb #number
 def number(
     value,       # of a cell
     column:str   # decides the unit
@@ -231,6 +231,7 @@ def number(
     if isinstance(value, int) or value == int(value): return f'{int(value):,}'
     return f'{value:,.0f}' if abs(value) >= 100 else f'{value:.2g}' if abs(value) < .1 else f'{value:.3g}'
 
+# %% ../nbs/10_report.ipynb #bar
 def bar(
     low:float, middle:float, high:float, # the interval and what lies in it
     left:float, right:float,             # ends of the scale
@@ -245,6 +246,7 @@ def _scale(rows:list[dict], column:str) -> tuple[float, float]:
     reach = [r[c] for r in rows if (e := ends(r, column)) for c in e if not _missing(r.get(c))]
     return min([0, *reach]), max([0, *reach])
 
+# %% ../nbs/10_report.ipynb #table
 def _cell(row:dict, column:str, rows:list[dict]) -> dict:
     value, color = row.get(column), method_color(row.get('method') or row.get('a') or '')
     cell = dict(text=number(value, column), number=_is_number(value) or _missing(value) and column in _SHARES, color=None, range='', bar=None)
