@@ -6,8 +6,9 @@
 __all__ = ['measured', 'Sentence', 'sentences', 'quoted', 'named_wrong', 'changed', 'overlap', 'step_overlap', 'unchanged',
            'quotes_draft', 'critique_report', 'confusion', 'dataset_card', 'save_card', 'opens_like_critique',
            'label_answers', 'drift', 'drift_from', 'loss_spike', 'judge_steps', 'step_kinds', 'reasoning', 'imitation',
-           'weights_used', 'adapter_weights', 'attended', 'attention_flops', 'forward_flops', 'training_flops',
-           'method_of', 'oracle_sessions', 'session_flops', 'ledger', 'stages_needed', 'method_costs', 'cost_to_reach']
+           'weights_used', 'adapter_weights', 'attended', 'attention_flops', 'forward_flops', 'rollout_flops',
+           'training_flops', 'method_of', 'oracle_sessions', 'session_flops', 'ledger', 'stages_needed', 'method_costs',
+           'cost_to_reach', 'reach_table']
 
 # %% ../nbs/09_analysis.ipynb #imports
 import re, unicodedata
@@ -19,8 +20,9 @@ from pathlib import Path
 from statistics import fmean, median
 
 from .core import CgdError, read_table, write_atomic
-from .evaluate import mean_interval, resampled
+from .evaluate import graders_in, mean_interval, resampled
 from .grade import to_number
+from .rivals import RIVALS, split_method
 from .teacher import ReferenceTeacher, read_equations, split_sentences
 from .train import Shape
 from .views import VIEWS, states_answer, views_of
@@ -466,20 +468,32 @@ def forward_flops(
     "Operations of reading and writing"
     return 2.*weights_used(shape)*tokens + attention_flops(shape, pairs)
 
+# %% ../nbs/09_analysis.ipynb #rollout-flops
+def rollout_flops(
+    record:dict, # of a rival's training: tokens, teacher_tokens, pairs (completions) and config
+    shape:Shape  # of the student
+) -> dict[str, float]: # rollout, teacher, reference
+    "Operations of a rival beside its learning: what it writes, and who else reads it"
+    cfg, n = record['config'], record['pairs']
+    own, theirs = record['tokens'] - record['teacher_tokens'], record['teacher_tokens']
+    once = forward_flops(shape, own, attended(n, own))
+    adapter = 0. if cfg['method'] == 'full' else 2.*adapter_weights(shape, cfg['lora_r'])*own
+    return dict(rollout=once + adapter, teacher=forward_flops(shape, theirs, attended(n, theirs)), reference=once if cfg['beta'] else 0.)
+
 # %% ../nbs/09_analysis.ipynb #train-flops
 def training_flops(
     record:dict, # of a training: tokens, pairs, device and config
     shape:Shape  # of the student
-) -> dict[str, float]: # forward, backward, adapter (its own share), recomputed, total
-    "Operations of a training, by part"
-    cfg, tokens, sequences = record['config'], record['tokens'], record['pairs']*record['config']['epochs']
-    pairs = attended(sequences, tokens)
+) -> dict[str, float]: # forward, backward, adapter (its own share), recomputed, a rival's rollouts, total
+    "Operations of a training, by part; a rival's are more, see `rollout_flops`"
+    cfg, tokens, rival = record['config'], record['tokens'] - record.get('teacher_tokens', 0), record.get('view') in RIVALS
+    pairs = attended(record['pairs']*(1 if rival else cfg['epochs']), tokens)
     forward, full = forward_flops(shape, tokens, pairs), cfg['method'] == 'full'
     backward = 2*forward - (0 if full else 2.*weights_used(shape)*tokens)      # frozen weights have no gradient
     own = 0. if full else 6.*adapter_weights(shape, cfg['lora_r'])*tokens
     again = cfg.get('gradient_checkpointing')
     again = str(record['device']).startswith('cuda') if again is None else again
-    parts = dict(forward=forward, backward=backward, adapter=own, recomputed=(forward + own/3) if again else 0.)
+    parts = dict(forward=forward, backward=backward, adapter=own, recomputed=(forward + own/3) if again else 0.) | (rollout_flops(record, shape) if rival else {})
     return parts | dict(total=sum(parts.values()))
 
 # %% ../nbs/09_analysis.ipynb #ledger
@@ -543,10 +557,13 @@ def ledger(
 _NEEDS = dict(solution=(), direct=('direct',), draft=('draft',), critique=('draft', 'critique'), refinement=('draft', 'critique', 'refine'))
 
 def stages_needed(
-    method:str # a view, or two joined
+    method:str # a view, two joined, a rival, or a rival after one of these
 ) -> set[str]: # of draft, critique, refine, direct
     "The stages that make a method's training data"
-    return {stage for view in views_of(method) for part in (*VIEWS[view].parts, VIEWS[view].target) for stage in _NEEDS[part]}
+    first, rival = split_method(method)
+    if first in RIVALS: return {*RIVALS[first].needs, *RIVALS[rival].needs}
+    parts = {part for view in (views_of(first) if first else ()) for part in (*VIEWS[view].parts, VIEWS[view].target)}
+    return {stage for part in parts for stage in _NEEDS[part]} | set(RIVALS[rival].needs if rival else ())
 
 def method_costs(
     ledger:list[dict] # from `ledger`
@@ -554,11 +571,12 @@ def method_costs(
     "What each method costs with its data: drafts, the teacher's work, training"
     lines = []
     for method in dict.fromkeys(r['method'] for r in ledger if r['stage'] == 'train'):
-        paid = [r for r in ledger if r['method'] == '' and r['stage'] in stages_needed(method) or r['method'] == method and r['stage'] == 'train']
+        needed, both = stages_needed(method), {method, split_method(method)[0]} - {''}
+        paid = [r for r in ledger if r['method'] == '' and r['stage'] in needed or r['method'] in both and r['stage'] == 'train']
         flops = {who: [r['flops'] for r in paid if r['who'] == who] for who in ('student', 'teacher')}
         student, teacher = (None if None in some else sum(some, 0.) for some in flops.values())
         total = None if None in (student, teacher) else student + teacher
-        training = sum(r['flops'] for r in paid if r['stage'] == 'train')
+        training = total and sum(r['flops'] for r in paid if r['stage'] == 'train')
         lines.append(dict(method=method, student_flops=student, teacher_flops=teacher, flops=total, teacher_share=total and teacher/total, train_share=total and training/total,
                           seconds=sum(r['seconds'] for r in paid), gpu_hours=sum(r['gpu_hours'] for r in paid)))
     return lines
@@ -574,3 +592,19 @@ def cost_to_reach(
     known = [r for r in runs if r[cost] is not None]
     least = lambda key: min((r[cost] for r in known if r[key] >= accuracy), default=None)
     return dict(accuracy=accuracy, cost=least('accuracy'), surely=least('low'))
+
+# %% ../nbs/09_analysis.ipynb #reach-table
+def reach_table(
+    costs:list[dict], # from `method_costs`
+    scores:list[dict] # of one run: benchmark, method, and each grader's accuracy and interval
+) -> list[dict]:      # benchmark, grader, method, accuracy, flops (its own), reached_by (the cheapest that is as accurate), cost (its flops), times (flops/cost), surely
+    "What each method's accuracy costs at its cheapest in a run, the data and the teacher included; the untrained student is free"
+    flops, lines = {'base': 0.} | {c['method']: c['flops'] for c in costs}, []
+    for r in scores:
+        grader = 'flexible' if 'flexible' in graders_in(r) else graders_in(r)[0]
+        runs = [dict(method=s['method'], accuracy=s[grader], low=s[f'{grader}_low'], flops=flops.get(s['method'])) for s in scores if s['benchmark'] == r['benchmark']]
+        own, reach = flops.get(r['method']), cost_to_reach(runs, r[grader])
+        if r['method'] == 'base' or reach['cost'] is None: continue
+        cheapest = next(s['method'] for s in runs if s['flops'] == reach['cost'] and s['accuracy'] >= r[grader])
+        lines.append(dict(benchmark=r['benchmark'], grader=grader, method=r['method'], accuracy=r[grader], flops=own, reached_by=cheapest, cost=reach['cost'], times=own/reach['cost'] if own and reach['cost'] else None, surely=reach['surely']))
+    return lines

@@ -577,7 +577,7 @@ def _record(trainer, pairs:Pairs, cfg:TrainConfig, base:str, encoded:Encoded, he
                 target_tokens=cfg.epochs*sum(l != -100 for r in encoded.rows for l in r['labels']), seconds=last['seconds'], last_loss=last['loss'],
                 validation=held_out and dict(pairs=len(held_out.rows), step=kept, loss=looks[kept]), **more)
 
-# %% ../nbs/07_train.ipynb #fit
+# %% ../nbs/07_train.ipynb #fingerprint
 def _fingerprint(pairs:Pairs, cfg:TrainConfig, folder:str, validation:Pairs|None) -> str:
     "Of all that the result follows from; over how many devices the work was shared out is none of that"
     recipe = cfg.model_dump(mode='json', exclude={'processes', 'parallel'})
@@ -586,6 +586,7 @@ def _fingerprint(pairs:Pairs, cfg:TrainConfig, folder:str, validation:Pairs|None
 def _layout(cfg:TrainConfig) -> tuple: # a checkpoint is gone on from by as many processes as made it
     return () if devices(cfg) == 1 else (devices(cfg), choose_parallel(cfg))
 
+# %% ../nbs/07_train.ipynb #prepare
 def _prepare(pairs:Pairs, cfg:TrainConfig, folder:str, checkpoints:Path, made_from:str, screen:TextIO|None, validation:Pairs|None) -> tuple:
     "The trainer, ready to go; the rows as tokens, and those held out; what is known of it; memory held before the model"
     backend, why = choose_backend(cfg)
@@ -601,6 +602,7 @@ def _prepare(pairs:Pairs, cfg:TrainConfig, folder:str, checkpoints:Path, made_fr
     known = dict(backend=backend, why_not_unsloth=why, batching=batching, processes=devices(cfg), parallel=choose_parallel(cfg))
     return trainer, encoded, held_out, known, before
 
+# %% ../nbs/07_train.ipynb #deliver
 def _deliver(trainer, record:dict, cfg:TrainConfig, out:Path, checkpoints:Path, made_from:str, *how):
     "Put the result in its place, and on the Hub, and clear away what led to it"
     with _told(cfg, checkpoints): _save(trainer, record, out, *how)
@@ -610,6 +612,7 @@ def _deliver(trainer, record:dict, cfg:TrainConfig, out:Path, checkpoints:Path, 
         shutil.rmtree(checkpoints, ignore_errors=True)
     _wait_for_all()
 
+# %% ../nbs/07_train.ipynb #fit
 def fit(
     pairs:Pairs,                # a view
     cfg:TrainConfig,            # the recipe
@@ -643,7 +646,7 @@ def train_env(
                OMP_WAIT_POLICY='passive')  # a thread that spins while it waits starves the other, if anything else runs
     return {k: os.environ.get(k, v) for k, v in env.items()}
 
-# %% ../nbs/07_train.ipynb #train
+# %% ../nbs/07_train.ipynb #start-ranks
 def _rank(target:str, args:tuple):
     set_up_child({})   # a process that waits for others would outlive a killed run
     return call_by_name(target, args, {})
@@ -665,6 +668,7 @@ def start_ranks(
     if said.startswith('CgdError: '): raise CgdError(said.removeprefix('CgdError: '))
     raise RuntimeError(f'process {rank} of {processes}: {trace}')
 
+# %% ../nbs/07_train.ipynb #in-child
 def _fit_on_rank(pairs:Pairs, values:dict, base:str, out:str, progress:bool, validation:Pairs|None=None) -> dict:
     screen = os.fdopen(os.dup(2), 'w')
     with open(Path(out).with_name(f'{Path(out).name}.log'), 'a') as log:
@@ -677,6 +681,7 @@ def _fit_in_child(pairs:Pairs, values:dict, base:str, out:str, *more) -> dict:
     check_training(cfg, base)
     return start_ranks('cgd.train:_fit_on_rank', cfg.processes, pairs, values, base, out, *more)
 
+# %% ../nbs/07_train.ipynb #train
 def _as_pairs(pairs:Pairs|str|Path) -> Pairs: return pairs if isinstance(pairs, Pairs) else Pairs(Path(pairs).stem, read_table(pairs))
 
 def train(

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from cgd.analysis import (adapter_weights, attended, changed, confusion, critique_report, drift, forward_flops, imitation, ledger, loss_spike, method_costs, named_wrong,
-                          opens_like_critique, oracle_sessions, quotes_draft, reasoning, save_card, step_overlap, training_flops, weights_used)
+                          opens_like_critique, oracle_sessions, quotes_draft, reasoning, rollout_flops, save_card, step_overlap, training_flops, weights_used)
 from cgd.core import CgdError, read_table, write_table
 from cgd.data import load_problems
 from cgd.generate import SampleConfig, Store, open_engine, sessions
@@ -72,6 +72,25 @@ def test_training_flops_are_those_that_torch_counts(tiny_model, method):
     saved = 0 if method == 'full' else 2*n*sum(a*b + rank*a for a, b in first)
     assert counted(model, n, backward=True) - 2*n*shape.head_dim//2 == ours['total'] + unmasked - saved
     assert saved < .1*ours['total']
+
+
+def test_rollout_flops_are_those_that_torch_counts(tiny_model):
+    "A prompt is read and a completion written with a cache"
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    shape, read, written = model_shape(tiny_model), 30, 20
+    model, ids = tiny(tiny_model), torch.arange(read)[None] + 10
+    with FlopCounterMode(display=False) as counter, torch.no_grad(): out = model.generate(ids, attention_mask=torch.ones_like(ids), min_new_tokens=written, max_new_tokens=written, do_sample=False)
+    assert out.shape[1] == read + written
+    record = dict(view='sdft', tokens=read + written + 90, teacher_tokens=90, pairs=1, device='cpu', config=dict(method='full', lora_r=4, beta=0.))
+    parts = rollout_flops(record, shape)
+    fed = read + written - 1                                                    # the last token is written and not read
+    pairs = read*read + sum(range(read + 1, fed + 1))                           # torch has no mask for the prompt
+    head = 2*shape.vocab*shape.hidden*(read - 1)                                # the prompt's last token alone needs the head
+    rotary = 2*fed*shape.head_dim//2
+    assert counter.get_total_flops() == forward_flops(shape, fed, pairs) - head + rotary
+    assert parts['rollout'] == forward_flops(shape, fed + 1, attended(1, fed + 1)) and parts['teacher'] == forward_flops(shape, 90, attended(1, 90))
+    assert training_flops(record, shape)['total'] == 4*parts['rollout'] + parts['teacher']
 
 
 def test_embedded_student_has_the_weights_it_is_said_to_have():

@@ -1,12 +1,19 @@
-"GRPO and self-distillation on a tiny model: paid by the grader, as a second stage too, stopped and gone on from, and counted"
+"GRPO and self-distillation on a tiny model: paid by the grader and moved by it, as a second stage too, as methods of a run, stopped and gone on from, and counted"
 import json
 
+import pandas as pd
 import pytest
 
+import cgd.pipeline
 import cgd.rivals
-from cgd.core import CgdError
-from cgd.rivals import RLConfig, fit_rival, train_rival
-from cgd.train import TrainConfig, fit, merge, read_losses
+import cgd.train
+from cgd.analysis import training_flops
+from cgd.core import CgdError, call_by_name
+from cgd.evaluate import EvalConfig
+from cgd.generate import SampleConfig, Store, fingerprint, sessions
+from cgd.pipeline import RunConfig, run
+from cgd.rivals import RLConfig, fit_rival
+from cgd.train import TrainConfig, fit, merge, model_shape, read_losses
 from cgd.views import Pairs, make_pair
 from test_train import tiny_student
 
@@ -20,10 +27,10 @@ def student(tmp_path_factory): return tiny_student(tmp_path_factory.mktemp('tiny
 
 @pytest.fixture(scope='module')
 def tuned(student, tmp_path_factory):
-    "First stage: a student that CGD has taught to answer 2, whatever the question, most of the time"
-    pairs = Pairs('cgd', [make_pair('cgd', dict(problem=t['prompt'], draft=t['draft'], critique=t['critique']), r'It is \boxed{2}.', t['problem_id']) for t in TRACES])
+    "First stage: a student that CGD has taught to answer 2 or 3, whatever the question"
+    pairs = Pairs('cgd', [make_pair('cgd', dict(problem=t['prompt'], draft=t['draft'], critique=t['critique']), rf'\boxed{{{n}}}', f'{t["problem_id"]}-{n}') for t in TRACES for n in (2, 3)])
     folder = tmp_path_factory.mktemp('first')/'cgd'
-    fit(pairs, TrainConfig(backend='trl', method='full', lr=5e-3, epochs=40, batch_size=3, dtype='float32', save_steps=1000, schedule='constant'), student, folder)
+    fit(pairs, TrainConfig(backend='trl', method='full', lr=5e-3, epochs=40, batch_size=6, device_batch_size=6, dtype='float32', save_steps=1000, schedule='constant'), student, folder)
     return folder
 
 
@@ -42,45 +49,102 @@ def graded(monkeypatch):
 def test_cgd_then_grpo_is_paid_by_the_grader(student, tuned, graded, tmp_path):
     whole = merge(student, tuned, tmp_path/'merged')
     assert whole == str(tuned)   # all weights were trained, so there is nothing to merge
-    record = fit_rival('grpo', TRACES, CFG, whole, tmp_path/'grpo')
-    assert record['steps'] == 4 == len(graded) and record['pairs'] == 16 and record['problems'] == 3
+    record = fit_rival('grpo', TRACES, CFG.model_copy(update=dict(steps=3)), whole, tmp_path/'grpo')
+    assert record['steps'] == 3 == len(graded) and record['pairs'] == 12 and record['problems'] == 3
     assert record['rewards'] == pytest.approx([outcomes.count('right')/4 for _, outcomes in graded])
     for pairs, outcomes in graded:
         for (reference, text), outcome in zip(pairs, outcomes): assert (outcome == 'right') == (reference == '2' and r'\boxed{2}' in text)
-    assert 0 < sum(record['rewards']) < 4   # it says 2, which is right for one of three
-    assert record['base_fingerprint'] != fit_rival('grpo', TRACES, CFG.model_copy(update=dict(steps=1)), student, tmp_path/'one')['base_fingerprint']
+    assert 0 < sum(record['rewards']) < 3   # it may say 2, which is right for one of three
+    assert record['base_fingerprint'] == fingerprint(whole) != fingerprint(student)
 
 
 @pytest.mark.parametrize('name', ['grpo', 'sdft'])
 def test_stopped_and_gone_on_from(name, tuned, tmp_path, monkeypatch):
-    cfg = CFG.model_copy(update=dict(n=4, temperature=3.))   # so that completions of a problem differ
+    cfg = CFG.model_copy(update=dict(steps=3, save_steps=1, n=4, temperature=3., beta=.1))   # so that completions of a problem differ; GRPO looks at how far it has come, too
     whole = fit_rival(name, TRACES, cfg, str(tuned), tmp_path/'whole')
 
     def stop(self, args, state, control, **kw):
-        if state.global_step == 3: raise KeyboardInterrupt
+        if state.global_step == 2: raise KeyboardInterrupt
     with monkeypatch.context() as m:
         m.setattr(cgd.rivals._Rollouts, 'on_step_end', stop)
         with pytest.raises(KeyboardInterrupt): fit_rival(name, TRACES, cfg, str(tuned), tmp_path/'out')
-    assert (tmp_path/'out.checkpoints'/'checkpoint-2').exists() and not (tmp_path/'out').exists()
+    assert (tmp_path/'out.checkpoints'/'checkpoint-1').exists() and not (tmp_path/'out').exists()
     record = fit_rival(name, TRACES, cfg, str(tuned), tmp_path/'out')
     ours, same = ([{k: v for k, v in r.items() if k != 'seconds'} for r in read_losses(tmp_path/f)] for f in ('out', 'whole'))
-    assert ours == same and len(ours) == 4 and record['rewards'] == whole['rewards']
+    assert ours == same and len(ours) == 3 and record['rewards'] == whole['rewards']
     assert record['tokens'] == whole['tokens'] and (name == 'grpo' or all(r['loss'] > 0 for r in ours))   # GRPO's loss is a sum of advantages: 0 where completions are equally long
     assert not (tmp_path/'out.checkpoints').exists()
+    assert [f.name for f in tmp_path.glob('out/**/*.safetensors')] == ['adapter_model.safetensors'] and json.loads((tmp_path/'out'/'adapter_config.json').read_text())['base_model_name_or_path'] is None
     assert fit_rival(name, TRACES, cfg, str(tuned), tmp_path/'out') == record   # a second time there is nothing to do
 
 
-def test_sdft_in_a_process_of_its_own_and_its_cost(student, tmp_path):
-    record = train_rival('sdft', TRACES, CFG.model_copy(update=dict(steps=2, method='full', lr=1e-4)), student, tmp_path/'models'/'sdft', progress=False)
-    from transformers import AutoModelForCausalLM
-    assert AutoModelForCausalLM.from_pretrained(tmp_path/'models'/'sdft').config.architectures == ['LlamaForCausalLM']
-    assert record['pairs'] == 8 and record['seconds'] > 0
-    assert 0 < record['target_tokens'] <= 8*12 and record['tokens'] > record['target_tokens']
+def test_grpo_moves_towards_what_is_paid(tuned, tmp_path):
+    "Half of what it says is right at first"
+    from safetensors.torch import load_file
+    paid = [t | dict(reference='2') for t in TRACES]
+    cfg = CFG.model_copy(update=dict(method='full', steps=10, n=8, device_batch_size=16, max_new_tokens=8, lr=2e-3, save_steps=100))
+    rewards = fit_rival('grpo', paid, cfg, str(tuned), tmp_path/'out')['rewards']
+    assert all(.1 < r < .9 for r in rewards[:4]) and sum(rewards[-4:])/4 > sum(rewards[:4])/4 + .15
+    before, after = (load_file(folder/'model.safetensors') for folder in (tuned, tmp_path/'out'))
+    assert before.keys() == after.keys() and all(not before[name].equal(w) for name, w in after.items() if 'proj' in name)
 
 
-def test_distance_to_the_start_saves_one_adapter(tuned, tmp_path):
-    fit_rival('grpo', TRACES, CFG.model_copy(update=dict(steps=1, beta=.1)), str(tuned), tmp_path/'out')
-    assert [f.name for f in tmp_path.glob('out/**/*.safetensors')] == ['adapter_model.safetensors'] and json.loads((tmp_path/'out'/'adapter_config.json').read_text())['base_model_name_or_path'] is None
+@pytest.mark.parametrize('name', ['grpo', 'sdft'])
+def test_operations_are_those_that_torch_counts(name, student, tmp_path):
+    "All weights, one prompt, completions of one length: no padding. The formula takes the head for prompts, too, which trainer and generator do not"
+    from torch.utils.flop_counter import FlopCounterMode
+    cfg = CFG.model_copy(update=dict(steps=1, prompts=1, n=4, device_batch_size=4, method='full', lr=1e-4))
+    with FlopCounterMode(display=False) as counter: record = fit_rival(name, TRACES[:1], cfg, student, tmp_path/'out')
+    assert record['target_tokens'] == 4*12   # random weights end no text
+    shape, read = model_shape(student), record['tokens'] - record['teacher_tokens'] - record['target_tokens']
+    upper, head = training_flops(record, shape)['total'], 2*shape.vocab*shape.hidden
+    theirs = record['teacher_tokens'] - record['target_tokens'] if name == 'sdft' else 0
+    again = record['target_tokens'] if name == 'grpo' else 0   # TRL makes GRPO's logits in pieces, and once more for the way back
+    assert counter.get_total_flops() == pytest.approx(upper - head*(4*read + theirs - again), rel=.05) and counter.get_total_flops() < upper
+
+
+@pytest.fixture(scope='module')
+def finished(tiny_student, tmp_path_factory):
+    "A run with a rival, another, and a second stage whose first is no method of the run, all in this process: four times torch and TRL would take minutes"
+    cfg = RunConfig(name='rivals', folder=str(tmp_path_factory.mktemp('runs')), student=tiny_student, student_engine='hf', adapters='serve', n_problems=6, methods=('grpo', 'sdft', 'cgd-then-grpo'),
+                    benchmarks=('test:2',), draft=SampleConfig(max_new_tokens=8), eval=EvalConfig(max_new_tokens=8), train=TrainConfig(backend='trl', epochs=1, batch_size=8, device_batch_size=8),
+                    rl=RLConfig(steps=2, prompts=2, n=2, device_batch_size=4, max_new_tokens=8, dtype='float32', save_steps=100))
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(cgd.pipeline, 'train', lambda *args, validation: fit(*args, validation=validation))
+        m.setattr(cgd.pipeline, 'train_rival', fit_rival)
+        m.setattr(cgd.train, 'launch', lambda target, *args, env: call_by_name(target, args, {}))
+        yield cfg, run(cfg)
+
+
+def test_a_run_of_rivals(finished):
+    cfg, said = finished
+    assert all(f' {m} ' in said for m in ('base', *cfg.methods)) and 'grpo and sdft and cgd-then-grpo: 2 updates of 2 problems with 2 completions each' in said
+    assert sorted(f.name for f in cfg.path('records').iterdir()) == ['base.test.parquet', 'cgd-then-grpo.test.parquet', 'grpo.test.parquet', 'sdft.test.parquet']
+    made = {f.parent.name: json.loads(f.read_text()) for f in cfg.path('models').glob('*/train.json')}
+    assert made.keys() == {'cgd', *cfg.methods} and made['cgd-then-grpo']['base'] == 'cgd-merged' and made['grpo']['base_fingerprint'] == made['sdft']['base_fingerprint'] == made['cgd']['base_fingerprint']
+    assert sorted(f.name for f in cfg.path('models').glob('*-merged')) == ['cgd-merged', 'cgd-then-grpo-merged']   # the others took turns on one base
+    with Store(cfg.path('store.sqlite')) as store: asked = [s for s in sessions(store) if s['stage'] == 'evaluate']
+    assert len({s['model'] for s in asked}) == 4 and sum(s['load_seconds'] > 0 for s in asked) == 2
+
+
+def test_what_rivals_cost(finished):
+    cfg, _ = finished
+    ledger = pd.read_csv(cfg.path('ledger.csv'), keep_default_na=False).set_index(['method', 'stage', 'who']).flops.astype(float)
+    costs = pd.read_csv(cfg.path('costs.csv')).set_index('method').flops
+    train = {m: ledger[m, 'train', 'student'] for m in ('cgd', *cfg.methods)}
+    assert costs['grpo'] == pytest.approx(train['grpo'], rel=1e-4) and train['sdft'] > train['grpo']
+    assert costs['sdft'] == pytest.approx(train['sdft'] + ledger['', 'draft', 'student'], rel=1e-4)   # the oracle teacher is no model
+    assert costs['cgd-then-grpo'] == pytest.approx(train['cgd'] + train['cgd-then-grpo'] + ledger['', 'draft', 'student'], rel=1e-4)
+    assert set(pd.read_csv(cfg.path('reach.csv')).method) == set(cfg.methods) and set(pd.read_csv(cfg.path('losses.csv')).query('reward == reward').method) == {'grpo', 'cgd-then-grpo'}
+
+
+def test_a_run_of_rivals_goes_on_at_no_cost(finished):
+    cfg, said = finished
+    with Store(cfg.path('store.sqlite')) as store: before = sessions(store)
+    when = {f: f.stat().st_mtime_ns for f in cfg.path('models').rglob('*.safetensors')}
+    assert run(cfg) == said
+    with Store(cfg.path('store.sqlite')) as store: assert sessions(store) == before
+    assert when and when == {f: f.stat().st_mtime_ns for f in cfg.path('models').rglob('*.safetensors')}
 
 
 def test_rows_that_cannot_be_used(student, tmp_path):
