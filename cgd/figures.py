@@ -6,9 +6,9 @@
 __all__ = ['METHODS', 'SETTINGS', 'MEASURES', 'PARTS', 'STAGES', 'DRAWINGS', 'method_label', 'method_color', 'method_mark',
            'new_grid', 'new_axes', 'draw_interval', 'distinct', 'n_text', 'told_apart', 'plot_overview',
            'plot_accuracy', 'plot_run', 'captioned', 'read_results', 'side_by_side', 'plot_methods', 'plot_differences',
-           'plot_contrasts', 'plot_losses', 'plot_lengths', 'with_token_curves', 'plot_curves', 'plot_measures',
-           'plot_critiques', 'plot_confusion', 'plot_drift', 'plot_reasoning', 'plot_uncertainty', 'plot_alignment',
-           'plot_attention', 'run_costs', 'plot_ledger', 'Drawing', 'draw_folder']
+           'plot_contrasts', 'of_targets', 'plot_losses', 'plot_lengths', 'with_token_curves', 'plot_curves',
+           'plot_measures', 'plot_critiques', 'plot_confusion', 'plot_drift', 'plot_reasoning', 'plot_uncertainty',
+           'plot_alignment', 'plot_attention', 'run_costs', 'plot_ledger', 'Drawing', 'draw_folder']
 
 # %% ../nbs/10_figures.ipynb #imports
 import csv, math
@@ -36,11 +36,12 @@ METHODS = {'base': 'untrained student', 'sft': 'SFT (data\'s own solution)', 'ds
            'dsft_refined': 'Distilled SFT (x → ŷ)', 'cft': 'CFT (x, y′ → c)', 'cgd': 'CGD (x, y′, c → ŷ)', 'no_critique': 'no critique (x, y′ → ŷ)',
            'cgd_no_draft': 'CGD without the draft (x, c → ŷ)', 'cgd_shuffled': 'CGD, another problem\'s critique', 'cgd_generic': 'CGD, generic critique',
            'cgd_wrong': 'CGD, wrong critique', 'self': 'own refinement, if right (x → ŷ)', 'cgd_self': 'CGD with itself as teacher',
-           'cgd+dsft_refined': 'CGD and x → ŷ, mixed', 'cgd-to-dsft_refined': 'CGD annealed to x → ŷ'}
+           'cgd+dsft_refined': 'CGD and x → ŷ, mixed', 'cgd-to-dsft_refined': 'CGD annealed to x → ŷ',
+           'grpo': 'GRPO, rewarded by the grader', 'sdft': 'SDFT (critique for its teacher)', 'cgd-then-grpo': 'CGD, then GRPO'}
 _PALETTE = dict(zip(METHODS, ['#6a6a6a', '#0173b2', '#56b4e9', '#029e73', '#de8f05', '#d55e00', '#cc78bc', '#f5a582', '#ca9161', '#8c3b00', '#5a1a00',
-                              '#b5bd00', '#6a51a3', '#111d6c', '#fbafe4']))
+                              '#b5bd00', '#6a51a3', '#111d6c', '#fbafe4', '#c2185b', '#00838f', '#7a1f4b']))
 
-_MARKS = dict(zip(METHODS, 'o^vDPs><XphH*8d'))
+_MARKS = dict(zip(METHODS, 'o^vDPs><XphH*8d1x+'))
 
 def method_label(method:str) -> str: # the name itself if it is not one of ours; of arm/method with its arm
     "What a figure calls a method"
@@ -309,6 +310,10 @@ def plot_contrasts(
     return figure
 
 # %% ../nbs/10_figures.ipynb #plot-losses
+def of_targets(losses:list[dict]) -> list[dict]: # what is paid has a loss of another kind
+    "Losses of trainings that have no reward"
+    return [r for r in losses if r.get('reward') is None or r['reward'] != r['reward']]
+
 def plot_losses(
     losses:list[dict], # of losses.csv: method, seed, step, loss; arm if there are several
     ax:Axes=None       # drawn on if given, else a new plot
@@ -642,7 +647,7 @@ DRAWINGS = {   # file -> its figure
     'drift.csv':       Drawing(plot_drift, ('method', 'measure'), _SHOWN),
     'reasoning.csv':   Drawing(plot_reasoning, ('method', 'benchmark'), _SHOWN),
     'ledger.csv':      Drawing(plot_ledger, ('stage', 'method|model', 'who|model'), ('requests', 'seconds'), prepare=run_costs),
-    'losses.csv':      Drawing(plot_losses, ('method',), ('seed', 'step', 'loss'))}
+    'losses.csv':      Drawing(plot_losses, ('method',), ('seed', 'step', 'loss'), prepare=of_targets)}
 
 # %% ../nbs/10_figures.ipynb #draw-folder
 def draw_folder(
