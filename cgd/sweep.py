@@ -22,8 +22,8 @@ from .core import CgdError, Config, read_table, write_atomic, write_table
 from .analysis import drift, imitation, ledger, oracle_sessions, reasoning
 from .evaluate import by_problem, compare, crossed, graders_in, graders_of, holm, mean_interval, summarise
 from .generate import Store, sessions
-from .pipeline import RunConfig, check_same_run, probed_tables, read_records, run, shape_of
-from .train import read_losses
+from .pipeline import RunConfig, check_same_run, probed_tables, read_records, run, shape_of, trainings
+from .pipeline import loss_table as run_losses
 
 # %% ../nbs/11_sweep.ipynb #sweep-config
 class Arm(Config):
@@ -43,7 +43,7 @@ class SweepConfig(Config):
     arms:dict[str, Arm]             # by name
     contrasts:tuple[tuple[str, str], ...]=() # primary comparisons, declared before the runs: the first arm/method minus the second
     baseline:str=''                 # arm/method that every other one is compared with
-    seeded:tuple[str, ...]=('train.seed', 'views.seed') # settings that a run's seed goes to
+    seeded:tuple[str, ...]=('train.seed', 'views.seed', 'rl.seed') # settings that a run's seed goes to
 
     def path(self, *parts:str) -> Path: # inside the sweep's folder
         "A file of this sweep"
@@ -262,13 +262,12 @@ def cost_table(
 ) -> list[dict]:      # see `analysis.ledger`
     "The ledger of the data that all runs share, and of one training of each method, that of the first run which has it"
     done = [c for c in cells(sweep) if finished(c)]
-    trainings = {m: json.loads(file.read_text()) for c in reversed(done) for m in c.cfg.methods if (file := c.cfg.path('models', m, 'train.json')).exists()}
-    return ledger(data_sessions(sweep) + oracle_sessions(read_table(done[0].cfg.path('traces.parquet'))), trainings, shape_of(sweep.run.student))
+    made = {m: json.loads(file.read_text()) for c in reversed(done) for m in trainings(c.cfg) if (file := c.cfg.path('models', m, 'train.json')).exists()}
+    return ledger(data_sessions(sweep) + oracle_sessions(read_table(done[0].cfg.path('traces.parquet'))), made, shape_of(sweep.run.student))
 
-def loss_table(sweep:SweepConfig) -> list[dict]: # arm, method, seed, step, loss
+def loss_table(sweep:SweepConfig) -> list[dict]: # arm, method, seed, step, loss; reward, where there is one
     "The training losses of every finished run"
-    return [dict(arm=c.arm, method=m, seed=c.seed, step=r['step'], loss=r['loss']) for c in filter(finished, cells(sweep)) if not c.point for m in c.cfg.methods
-            if c.cfg.path('models', m, 'losses.csv').exists() for r in read_losses(c.cfg.path('models', m))]
+    return [dict(arm=c.arm) | row for c in filter(finished, cells(sweep)) if not c.point for row in run_losses(c.cfg)]
 
 # %% ../nbs/11_sweep.ipynb #save-tables
 def tables(
