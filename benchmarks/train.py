@@ -107,7 +107,7 @@ def run_arm(name: str, settings: dict, pairs: Pairs, base: str, out: str) -> dic
     "Train one arm in this process: what its second pass took"
     seen = dict(batches=[])
     watch(ARMS[name].full_logits, seen)
-    record = cgd.train._fit_in_child(pairs, settings | ARMS[name].settings, base, out, progress=False)
+    record = cgd.train._fit_in_child(pairs, settings | ARMS[name].settings, base, out, False)
     losses = read_losses(out)
     warm, end = [r for r in losses if r['epoch'] <= 1][-1], losses[-1]
     second = seen['batches'][len(seen['batches']) // 2:]

@@ -1,8 +1,9 @@
-"Write constraints.txt: the version of every package in this environment, engines apart (their versions are in settings.ini and requirements-cpu.txt)."
+"""Write constraints.txt: the version of every package in this environment, engines apart (their versions are in settings.ini and requirements-cpu.txt),
+and what torch and vLLM pin themselves, otherwise for a GPU."""
 from importlib.metadata import distributions
 from pathlib import Path
 
-apart = {'cgd', 'pip', 'uv', 'wheel'} | {line.split('=')[0] for line in Path('requirements-cpu.txt').read_text().splitlines() if '==' in line}
+apart = {'cgd', 'pip', 'uv', 'wheel', 'apache-tvm-ffi', 'triton'} | {line.split('=')[0] for line in Path('requirements-cpu.txt').read_text().splitlines() if '==' in line}
 versions = {d.metadata['Name'].lower().replace('_', '-'): d.version.split('+')[0] for d in distributions()}
 apart = {name.replace('_', '-') for name in apart}
 lines = [f'{name}=={version}' for name, version in sorted(versions.items()) if name not in apart]
