@@ -501,7 +501,7 @@ class EngineConfig(Config):
     tensor_parallel_size:PositiveInt=1  # vLLM: GPUs that share each layer
     pipeline_parallel_size:PositiveInt=1 # vLLM: GPUs that share the layers out
     gpu_memory_utilization:float=Field(.9, gt=0, le=1) # vLLM: share of GPU memory it may take
-    kv_cache_gib:PositiveInt=2          # vLLM on CPU: memory for the attention cache
+    kv_cache_gib:PositiveInt=3          # vLLM on CPU: memory for the attention cache, and with it how many rows are at work at once
     enforce_eager:bool|None=None        # vLLM: skip compilation; by default on CPU, where compiling takes longer than it saves
     concurrency:PositiveInt=32          # endpoint: requests in flight
     max_retries:int=Field(8, ge=0)      # endpoint: tries after the first
@@ -585,7 +585,7 @@ def _vllm_settings(cfg:EngineConfig, dtype:str, context:int, adapters:tuple) -> 
     import torch
     gpu = torch.cuda.is_available()
     # a prompt read in two pieces breaks seeded sampling on a CPU ("CPU Generator does not use offset"), so none is cut
-    own = dict(gpu_memory_utilization=cfg.gpu_memory_utilization) if gpu else dict(enable_chunked_prefill=False, max_num_batched_tokens=max(4096, context), max_num_seqs=64)
+    own = dict(gpu_memory_utilization=cfg.gpu_memory_utilization) if gpu else dict(enable_chunked_prefill=False, max_num_batched_tokens=max(4096, context), max_num_seqs=48*cfg.kv_cache_gib)
     return dict(dtype=dtype, max_model_len=context, seed=0, enable_prefix_caching=True, disable_log_stats=True, quantization=cfg.quantization,
                 enforce_eager=not gpu if cfg.enforce_eager is None else cfg.enforce_eager,
                 tensor_parallel_size=cfg.tensor_parallel_size, pipeline_parallel_size=cfg.pipeline_parallel_size,
@@ -836,7 +836,7 @@ def engine_env(
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else list(range(os.cpu_count() or 1))
     cores = cores[:int(os.environ.get('OMP_NUM_THREADS') or len(cores))]
     env = _QUIET | dict(HF_HUB_OFFLINE='1', VLLM_LOGGING_LEVEL='ERROR', VLLM_NO_USAGE_STATS='1', VLLM_CPU_KVCACHE_SPACE=str(cfg.kv_cache_gib),
-                        VLLM_CPU_OMP_THREADS_BIND=','.join(map(str, cores)), OMP_WAIT_POLICY='passive')
+                        VLLM_CPU_OMP_THREADS_BIND=','.join(map(str, cores)), OMP_WAIT_POLICY='passive', GOMP_SPINCOUNT='20000')
     if cfg.tensor_parallel_size == cfg.pipeline_parallel_size == 1: env['VLLM_ENABLE_V1_MULTIPROCESSING'] = '0'  # starts sooner
     return {k: os.environ.get(k, v) for k, v in env.items()}
 
