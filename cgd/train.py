@@ -6,7 +6,7 @@
 __all__ = ['SHAPES', 'TrainConfig', 'accumulation', 'devices', 'choose_parallel', 'check_devices', 'choose_backend',
            'torch_logprobs', 'choose_batching', 'crosstalk', 'last_good', 'check_validation', 'check_loggers',
            'check_hub', 'read_losses', 'hub_id', 'model_card', 'check_training', 'fit', 'train_env', 'start_ranks',
-           'train', 'Shape', 'model_shape', 'expected_memory', 'merge']
+           'train', 'Shape', 'model_shape', 'expected_memory', 'fitting', 'free_memory', 'memory_note', 'merge']
 
 # %% ../nbs/07_train.ipynb #imports
 import csv, errno, importlib.metadata, importlib.util, io, json, logging, math, os, resource, shutil, sys, time
@@ -597,6 +597,7 @@ def _prepare(pairs:Pairs, cfg:TrainConfig, folder:str, checkpoints:Path, made_fr
     encoded = encode(tokenizer, pairs, cfg.max_length, cfg.max_cut_share)
     held_out = None if validation is None else encode(tokenizer, replace(validation, name=f'validation of {pairs.name}'), cfg.max_length, 1.)
     before = _peak_gib()
+    if screen and (note := memory_note(folder, cfg, max(len(r['input_ids']) for r in encoded.rows), *free_memory())): print(note, file=screen, flush=True)
     model = dict(unsloth=_load_unsloth, trl=_load_trl)[backend](folder, cfg, batching)
     with _hub_told(cfg.push_to_hub): trainer = _trainer(model, tokenizer, encoded, held_out, cfg, batching, checkpoints, _watch(cfg, made_from, screen))
     known = dict(backend=backend, why_not_unsloth=why, batching=batching, processes=devices(cfg), parallel=choose_parallel(cfg))
@@ -768,6 +769,42 @@ def expected_memory(
     parts = dict(weights=weights, trained=12*trained + 4*adapter, activations=tokens*(layer + shape.layers*shape.hidden*half if again else shape.layers*layer),
                  logits=pieces*(2*half if gpu else 20), device=.7*2**30 if gpu else 0)
     return {k: v/2**30 for k, v in (parts | dict(total=sum(parts.values()))).items()}
+
+# %% ../nbs/07_train.ipynb #fitting
+def fitting(
+    shape:Shape,     # of the student
+    cfg:TrainConfig, # the recipe
+    free:float,      # GiB that the device has left
+    gpu:bool=True    # or a CPU
+) -> dict|None:      # settings to change, {} for none; None if nothing helps
+    "The least change of a recipe that fits"
+    size = min(cfg.device_batch_size, cfg.batch_size)
+    fewer = dict(full=['lora', 'qlora'], lora=['qlora'], qlora=[])[cfg.method] if gpu else dict(full=['lora']).get(cfg.method, [])   # 4-bit weights want a GPU
+    again = {} if cfg.gradient_checkpointing or gpu and cfg.gradient_checkpointing is None else dict(gradient_checkpointing=True)
+    same = [{}, again, *(again | dict(device_batch_size=size >> i) for i in range(1, size.bit_length()))]
+    for change in [*same, *(dict(method=m) | s for m in fewer for s in same)]:
+        if expected_memory(shape, cfg.model_copy(update=change), gpu)['total'] <= free: return change
+
+def free_memory() -> tuple[float, bool]: # GiB; whether they are a GPU's
+    "What the device that trains has left"
+    import psutil, torch
+    if torch.cuda.is_available(): return torch.cuda.mem_get_info()[0]/2**30, True
+    return psutil.virtual_memory().available/2**30, False
+
+def memory_note(
+    folder:str,      # of the student
+    cfg:TrainConfig, # the recipe
+    longest:int,     # tokens of the longest row
+    free:float,      # GiB that the device has left
+    gpu:bool         # or a CPU
+) -> str:            # '' if it fits, or if that is not known
+    "A word to the user whose training may not fit"
+    try: shape = model_shape(folder)
+    except CgdError: return ''
+    cfg = cfg.model_copy(update=dict(max_length=longest, dtype=_dtype(cfg)))
+    if (change := fitting(shape, cfg, free, gpu)) == {} or choose_parallel(cfg) == 'fsdp2': return ''
+    cure = 'set ' + ', '.join(f'train.{k}={v}' for k, v in change.items()) if change else 'take a smaller student, shorter rows (train.max_length), or several cards (train.parallel=fsdp2)'
+    return f'train: may not fit: up to {expected_memory(shape, cfg, gpu)["total"]:.1f} GiB by calculation, and {free:.1f} GiB are free; if it fails, {cure}'
 
 # %% ../nbs/07_train.ipynb #merge
 def _merge(folder:str, adapter:str, out:str):

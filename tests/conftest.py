@@ -6,6 +6,14 @@ def pytest_addoption(parser):
     parser.addoption('--long', action='store_true', help='more rounds and the slow tests (`make test-all`)')
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    "What hostile texts left in a log must be writable, or xdist's worker cannot report the test"
+    report = yield
+    report.sections = [(name, text.encode('utf-8', 'backslashreplace').decode()) for name, text in report.sections]
+    return report
+
+
 @pytest.fixture(scope='session')
 def long(request) -> bool:
     return request.config.getoption('--long')
