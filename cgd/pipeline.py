@@ -502,7 +502,7 @@ def clean_rows(
 ) -> list[dict]:     # those that give no test problem away
     "Leave out what is too near to a benchmark"
     if not cfg.decontaminate: return rows
-    tests = [row for spec in cfg.benchmarks for row in load_benchmark(*split_benchmark(spec)).rows]
+    tests = [row for spec in cfg.benchmarks for row in load_benchmark(split_benchmark(spec)[0]).rows]   # all of it, however much is asked
     kept, hits = decontaminate(rows, tests)
     if hits: print(f'left out: {len(rows) - len(kept)} of {len(rows)} {stage} that give a test problem away; see {cfg.path("contamination-" + stage + ".csv")}')
     _csv(hits, cfg.path(f'contamination-{stage}.csv'))
