@@ -99,8 +99,12 @@ CREATE TABLE IF NOT EXISTS completions(id INTEGER PRIMARY KEY, key TEXT NOT NULL
 def _connect(path:Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=60, isolation_level=None)
     db.text_factory = lambda raw: raw.decode(errors='replace')  # a damaged text fails its digest, not the whole query
-    db.executescript('PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;' + _SCHEMA)
-    return db
+    until = time.monotonic() + 60
+    while True:
+        try: db.executescript('PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;' + _SCHEMA); return db
+        except sqlite3.OperationalError as e:   # two make a new store at once: for the change to WAL SQLite itself does not wait
+            if e.sqlite_errorcode & 0xff != sqlite3.SQLITE_BUSY or time.monotonic() > until: raise
+            time.sleep(.02)
 
 # %% ../nbs/03_generate.ipynb #salvage
 def _readable(db:sqlite3.Connection, table:str, low:int, high:int) -> list[tuple]:

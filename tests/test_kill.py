@@ -209,6 +209,20 @@ def test_a_full_disk_stops_with_one_message_and_keeps_what_was_committed(filled,
     store.close()
 
 
+def _open_many(path, start, count):
+    start.wait()
+    for i in range(count): Store(path/f'{i}.sqlite').close()
+
+
+def test_a_new_store_is_made_by_several_at_once(tmp_path):
+    "The change to WAL is refused, without waiting, while another process makes it"
+    start = CONTEXT.Barrier(4)
+    makers = [CONTEXT.Process(target=_open_many, args=(tmp_path, start, 40)) for _ in range(4)]
+    for m in makers: m.start()
+    for m in makers: m.join()
+    assert [m.exitcode for m in makers] == [0] * 4 and len(list(tmp_path.glob('*.sqlite'))) == 40
+
+
 def test_two_processes_fill_one_store(filled, tmp_path):
     _, engine, requests, expected = filled
     both = [start(engine.spec, {}, tmp_path/'both.sqlite', some) for some in (requests[:300], requests[100:])]
