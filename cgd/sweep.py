@@ -49,6 +49,11 @@ class SweepConfig(Config):
         "A file of this sweep"
         return Path(self.folder, self.name, *parts)
 
+    @property
+    def tables_folder(self) -> Path:
+        "Where its tables are"
+        return Path(self.results or self.path())
+
 # %% ../nbs/11_sweep.ipynb #with-settings
 def with_settings(
     cfg:RunConfig,          # the run
@@ -249,13 +254,12 @@ def probed(
 
 # %% ../nbs/11_sweep.ipynb #costs
 def data_sessions(sweep:SweepConfig) -> list[dict]: # see `generate.sessions`
-    "What making the data took: from the store, and kept beside it for machines that have no store"
+    "What making the data took: from the store, or else from the table that an earlier sitting left"
     import pandas as pd
-    file, made = sweep.path('sessions.csv'), []
-    if sweep.path('store.sqlite').exists():
-        with Store(sweep.path('store.sqlite')) as store: made = [s for s in sessions(store) if s['stage'] in ('draft', 'critique', 'refine', 'direct')]
-    if made: write_atomic(file, pd.DataFrame(made).to_csv(index=False))
-    return made or (pd.read_csv(file).to_dict('records') if file.exists() else [])
+    made, kept = [], sweep.tables_folder/'sessions.csv'
+    if (file := sweep.path('store.sqlite')).exists():
+        with Store(file) as store: made = [s for s in sessions(store) if s['stage'] in ('draft', 'critique', 'refine', 'direct')]
+    return made or (pd.read_csv(kept).to_dict('records') if kept.exists() else [])
 
 def cost_table(
     sweep:SweepConfig # with some runs done
@@ -276,7 +280,7 @@ def tables(
 ) -> dict[str, list[dict]]: # by file name
     "Every table of a sweep"
     scores = score_table(rows, sweep)
-    return dict(scores=scores, methods=method_table(rows), contrasts=contrast_table(rows, sweep), curves=curve_table(scores), losses=loss_table(sweep), ledger=cost_table(sweep)) | text_tables(rows)
+    return dict(scores=scores, methods=method_table(rows), contrasts=contrast_table(rows, sweep), curves=curve_table(scores), losses=loss_table(sweep), sessions=data_sessions(sweep), ledger=cost_table(sweep)) | text_tables(rows)
 
 def save_tables(
     sweep:SweepConfig # with some runs done
@@ -284,7 +288,7 @@ def save_tables(
     "Write the tables of what is done so far; raises CgdError if nothing is"
     import pandas as pd
     if not (rows := answers(sweep)): raise CgdError(f'{sweep.path()}: no run of this sweep is finished yet')
-    folder = Path(sweep.results or sweep.path())
+    folder = sweep.tables_folder
     made, measured = tables(rows, sweep), probed(sweep)
     made |= {name: made.get(name, []) + lines for name, lines in measured.items()}
     for name, table in made.items():

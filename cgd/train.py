@@ -6,7 +6,7 @@
 __all__ = ['SHAPES', 'TrainConfig', 'accumulation', 'devices', 'choose_parallel', 'check_devices', 'choose_backend',
            'torch_logprobs', 'choose_batching', 'crosstalk', 'last_good', 'check_validation', 'check_loggers',
            'check_hub', 'read_losses', 'hub_id', 'model_card', 'check_training', 'fit', 'train_env', 'start_ranks',
-           'train', 'Shape', 'model_shape', 'expected_memory', 'fitting', 'free_memory', 'memory_note', 'merge']
+           'train', 'Shape', 'model_shape', 'expected_memory', 'change_to_fit', 'free_memory', 'memory_note', 'merge']
 
 # %% ../nbs/07_train.ipynb #imports
 import csv, errno, importlib.metadata, importlib.util, io, json, logging, math, os, resource, shutil, sys, time
@@ -770,8 +770,8 @@ def expected_memory(
                  logits=pieces*(2*half if gpu else 20), device=.7*2**30 if gpu else 0)
     return {k: v/2**30 for k, v in (parts | dict(total=sum(parts.values()))).items()}
 
-# %% ../nbs/07_train.ipynb #fitting
-def fitting(
+# %% ../nbs/07_train.ipynb #change-to-fit
+def change_to_fit(
     shape:Shape,     # of the student
     cfg:TrainConfig, # the recipe
     free:float,      # GiB that the device has left
@@ -802,7 +802,7 @@ def memory_note(
     try: shape = model_shape(folder)
     except CgdError: return ''
     cfg = cfg.model_copy(update=dict(max_length=longest, dtype=_dtype(cfg)))
-    if (change := fitting(shape, cfg, free, gpu)) == {} or choose_parallel(cfg) == 'fsdp2': return ''
+    if (change := change_to_fit(shape, cfg, free, gpu)) == {} or choose_parallel(cfg) == 'fsdp2': return ''
     cure = 'set ' + ', '.join(f'train.{k}={v}' for k, v in change.items()) if change else 'take a smaller student, shorter rows (train.max_length), or several cards (train.parallel=fsdp2)'
     return f'train: may not fit: up to {expected_memory(shape, cfg, gpu)["total"]:.1f} GiB by calculation, and {free:.1f} GiB are free; if it fails, {cure}'
 
