@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'SETTINGS', 'MEASURES', 'PARTS', 'STAGES', 'DRAWINGS', 'method_label', 'method_color', 'method_mark',
-           'new_grid', 'new_axes', 'draw_interval', 'distinct', 'n_text', 'told_apart', 'plot_overview',
+           'new_grid', 'new_axes', 'draw_interval', 'distinct', 'n_text', 'seeds_text', 'told_apart', 'plot_overview',
            'plot_accuracy', 'plot_run', 'captioned', 'read_results', 'side_by_side', 'plot_methods', 'plot_differences',
            'plot_contrasts', 'of_targets', 'plot_losses', 'plot_lengths', 'with_token_curves', 'plot_curves',
            'plot_measures', 'plot_critiques', 'plot_confusion', 'plot_drift', 'plot_reasoning', 'plot_uncertainty',
@@ -104,12 +104,20 @@ def distinct(values) -> list:
     "Each value once, in the order of first appearance"
     return list(dict.fromkeys(values))
 
+def _range(counts:list[int]) -> str: return f'{min(counts)}' if min(counts) == max(counts) else f'{min(counts)} to {max(counts)}'
+
 def n_text(
     rows:list[dict] # with n
 ) -> str:           # 'n = 200', or the range
     "How many items stand behind the points"
-    counts = [int(r['n']) for r in rows]
-    return f'n = {min(counts)}' if min(counts) == max(counts) else f'n = {min(counts)} to {max(counts)}'
+    return f'n = {_range([int(r["n"]) for r in rows])}'
+
+def seeds_text(
+    rows:list[dict] # with seeds, perhaps
+) -> str:           # ', 5 seeds', or the range; nothing where there is but one
+    "How many trainings stand behind the points"
+    counts = [int(r.get('seeds', 1)) for r in rows]
+    return f', {_range(counts)} seeds' if max(counts) > 1 else ''
 
 def told_apart(
     models:list[tuple[str, str]] # (arm, method)
@@ -292,7 +300,7 @@ def plot_differences(
     ax.axvline(0, color='.4', lw=1)
     _name_rows(ax, list(labels.values()))
     ax.set_title(title)
-    ax.set_xlabel(f'difference, points ({n_text(differences)}, paired; 95% interval)\n{_graders_note(graders)}'.strip(), fontsize=9)
+    ax.set_xlabel(f'difference, points ({n_text(differences)}{seeds_text(differences)}, paired; 95% interval)\n{_graders_note(graders)}'.strip(), fontsize=9)
     return ax
 
 # %% ../nbs/10_figures.ipynb #plot-contrasts

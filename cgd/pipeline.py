@@ -6,11 +6,12 @@
 __all__ = ['STAGES', 'RunConfig', 'split_benchmark', 'benchmark_name', 'trainings', 'rivals_of', 'needed_views', 'check_names',
            'check_solutions', 'check_held_out', 'check_benchmark', 'check_teachers', 'recipe', 'check_method',
            'check_config', 'teacher_of', 'usable_problems', 'fitting', 'open_student', 'served', 'whole', 'tune',
-           'tune_rival', 'tune_all', 'check_same_run', 'keep_config', 'tuning', 'stages', 'run', 'drafted', 'taught',
-           'split_traces', 'validation_pairs', 'same_rows', 'same_problems', 'load_tokenizer', 'save_lengths',
-           'make_pairs', 'examine', 'examine_all', 'clean_rows', 'shape_of', 'run_ledger', 'read_records', 'with_holm',
-           'results', 'caption', 'text_tables', 'loss_table', 'harness_tables', 'probed_tables', 'report', 'students',
-           'looked_at', 'probe_students', 'analyse', 'regrade_run', 'score_table', 'gap_table']
+           'tune_rival', 'tune_all', 'settings_that_count', 'check_same_run', 'keep_config', 'tuning', 'stages', 'run',
+           'drafted', 'taught', 'split_traces', 'validation_pairs', 'same_rows', 'same_problems', 'load_tokenizer',
+           'save_lengths', 'make_pairs', 'examine', 'examine_all', 'clean_rows', 'shape_of', 'run_ledger',
+           'read_records', 'with_holm', 'results', 'caption', 'text_tables', 'loss_table', 'harness_tables',
+           'probed_tables', 'report', 'students', 'looked_at', 'probe_students', 'analyse', 'regrade_run',
+           'score_table', 'gap_table']
 
 # %% ../nbs/11_pipeline.ipynb #imports
 import json, os, re, sys
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
@@ -293,12 +294,27 @@ def tune_all(
     return {m: str(cfg.path('models', m)) if served(cfg, m) else whole(cfg, m) for m in cfg.methods if m in rivals or m in pairs}
 
 # %% ../nbs/11_pipeline.ipynb #keep-config
+_PLACE = ('name', 'folder', 'store', 'allow_code', 'adapters')   # where a run is kept, and what it may do
+_OF_ENGINE = ('dtype', 'max_model_len', 'adapter', 'quantization', 'keep_thoughts')   # what of an engine decides its texts
+
+def settings_that_count(
+    cfg:RunConfig # the run
+) -> dict[str, Any]: # dotted name -> value
+    "What decides the texts and the students of a run"
+    import pandas as pd
+    unused = () if rivals_of(cfg) else ('rl',)
+    kept = cfg.model_dump(mode='json', exclude={*_PLACE, *unused})
+    for name in ('engine', 'teacher_engine'): kept[name] = {k: kept[name][k] for k in _OF_ENGINE}
+    return pd.json_normalize(kept).iloc[0].to_dict()
+
 def check_same_run(cfg:RunConfig):
     "Raise CgdError if the run's folder is another run's"
     file = cfg.path('config.yaml')
-    old, new = (RunConfig.load(file) if file.exists() else cfg).model_dump(mode='json'), cfg.model_dump(mode='json')
-    if changed := [k for k in new if old[k] != new[k] and k not in ('allow_code', 'adapters', 'store')]:   # these change no text
-        raise CgdError(f'{file.parent}: made with other settings ({changed[0]}: {old[changed[0]]} there, {new[changed[0]]} now); give this run another --name')
+    if not file.exists(): return
+    old, new = settings_that_count(RunConfig.load(file)), settings_that_count(cfg)
+    if changed := [k for k in old | new if old.get(k) != new.get(k)]:
+        was, now = (side.get(changed[0], 'unused') for side in (old, new))
+        raise CgdError(f'{file.parent}: made with other settings ({changed[0]}: {was} there, {now} now); give this run another --name')
 
 def keep_config(cfg:RunConfig):
     "Write the config into the run's folder; raises CgdError if the folder is another run's"

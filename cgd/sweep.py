@@ -227,14 +227,17 @@ def curve_table(
 
 # %% ../nbs/11_sweep.ipynb #text-tables
 def text_tables(
-    rows:list[dict] # from `answers`
-) -> dict[str, list[dict]]: # drift, reasoning, imitation
+    rows:list[dict],  # from `answers`
+    baseline:str=''   # arm/method that imitation is compared with, too
+) -> dict[str, list[dict]]: # drift, reasoning, imitation, imitation_gap (minus the baseline)
     "What the texts tell of each method, over its seeds; a method that several arms have is named with its arm"
     rows = [r for r in rows if r['point'] == '{}' and isinstance(r.get('completion'), str)]   # a run may have kept its scores alone
     arms = {m: {r['arm'] for r in own} for (m,), own in grouped(rows, 'method').items()}
-    named = [r | dict(method=_label(r) if len(arms[r['method']]) > 1 else r['method']) for r in rows]
+    names = {_label(r): _label(r) if len(arms[r['method']]) > 1 else r['method'] for r in rows}
+    named = [r | dict(method=names[_label(r)]) for r in rows]
     checkable = [r for r in named if r.get('boxed') is not None and r.get('reference') is not None]
-    return dict(drift=drift(named), reasoning=reasoning(checkable), imitation=imitation(checkable))
+    gap = imitation([r for r in checkable if r['method'] != 'base'], names[baseline]) if baseline in names else []
+    return dict(drift=drift(named), reasoning=reasoning(checkable), imitation=imitation(checkable), imitation_gap=gap)
 
 # %% ../nbs/11_sweep.ipynb #probed
 def probed(
@@ -280,7 +283,7 @@ def tables(
 ) -> dict[str, list[dict]]: # by file name
     "Every table of a sweep"
     scores = score_table(rows, sweep)
-    return dict(scores=scores, methods=method_table(rows), contrasts=contrast_table(rows, sweep), curves=curve_table(scores), losses=loss_table(sweep), sessions=data_sessions(sweep), ledger=cost_table(sweep)) | text_tables(rows)
+    return dict(scores=scores, methods=method_table(rows), contrasts=contrast_table(rows, sweep), curves=curve_table(scores), losses=loss_table(sweep), sessions=data_sessions(sweep), ledger=cost_table(sweep)) | text_tables(rows, sweep.baseline)
 
 def save_tables(
     sweep:SweepConfig # with some runs done
