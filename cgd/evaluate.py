@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['READINGS', 'GRADER_NAMES', 'EvalConfig', 'ask', 'regrade', 'grade_records', 'graders_of', 'graders_in',
            'changed_outcomes', 'regrade_items', 'evaluate', 'by_id', 'pass_at_k', 'vote', 'maj_at_k', 'wilson',
-           'mcnemar_power', 'detectable', 'by_problem', 'resampled_means', 'resampled', 'mean_interval', 'summarise',
-           'at_k', 'at_k_table', 'answer_lengths', 'mcnemar', 'newcombe', 'pair_up', 'compare', 'paired_bootstrap',
-           'two_sided', 'holm', 'crossed', 'self_refine', 'within_budget', 'majority', 'best_of_k', 'confidence',
-           'at_budget']
+           'mcnemar_power', 'detectable', 'by_problem', 'resampled_means', 'resampled', 'share_interval',
+           'mean_interval', 'summarise', 'at_k', 'at_k_table', 'answer_lengths', 'mcnemar', 'newcombe', 'pair_up',
+           'compare', 'paired_bootstrap', 'two_sided', 'holm', 'crossed_mean', 'crossed', 'self_refine',
+           'within_budget', 'majority', 'best_of_k', 'confidence', 'at_budget']
 
 # %% ../nbs/08_evaluate.ipynb #imports
 import math
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
 from math import comb
-from statistics import mean
+from statistics import mean, pvariance, variance
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -249,12 +249,26 @@ def resampled(
     import numpy as np
     return tuple(map(float, np.quantile(resampled_means(shares, seed), [.025, .975])))
 
+def share_interval(
+    share:float,        # from 0 to 1
+    n:float,            # answers of its own that it is worth, which need be no whole number
+    reach:float=1.96    # quantile of the normal distribution, or of Student's t
+) -> tuple[float, float]: # 95% interval
+    "Wilson's interval for a share that is no plain count (an effective sample size: Kish 1965); it never leaves 0 to 1"
+    wide, middle = reach**2 / n, share + reach**2 / (2*n)
+    half = reach * math.sqrt(share*(1 - share)/n + reach**2/(4*n**2))
+    return max(0., (middle - half) / (1 + wide)), min(1., (middle + half) / (1 + wide))
+
+def _worth_in_answers(share:float, error:float, n:int) -> float: # variance of the share -> answers with that variance; all alike are worth their number
+    return share*(1 - share)/error if error else float(n)
+
 def mean_interval(
     shares:list[float] # one a problem
 ) -> tuple[float, float, float]: # mean, and its 95% interval
-    "Wilson's where each problem was solved or not, else the bootstrap's"
-    binary = all(x in (0, 1) for x in shares)
-    return mean(shares), *(wilson(round(sum(shares)), len(shares)) if binary else resampled(shares))
+    "Wilson's for shares, with problems that are solved in part counted by how much they vary; the bootstrap's for other measures"
+    found, n = mean(shares), len(shares)
+    if not all(0 <= x <= 1 for x in shares): return found, *resampled(shares)
+    return found, *share_interval(found, _worth_in_answers(found, pvariance(shares)/n, n))
 
 # %% ../nbs/08_evaluate.ipynb #summarise
 def summarise(
@@ -396,39 +410,47 @@ def holm(
     return adjusted
 
 # %% ../nbs/08_evaluate.ipynb #crossed
-def _grid(runs:list[list[dict]], grader:str):
-    "Seeds x problems, a numpy array"
-    import numpy as np
-    shares = [by_problem(records, grader) for records in runs]
-    if len(shares) < 2: raise CgdError(f'{len(shares)} training seed: one seed compares checkpoints, not methods; train with two seeds at least, better five')
-    for found in shares:
-        if odd := sorted(found.keys() ^ shares[0].keys()): raise CgdError(f'cannot pair: {len(odd)} problems are in some seeds only, e.g. {odd[0]}; run `cgd eval` again')
-    return np.array([[found[id] for id in sorted(found)] for found in shares]), sorted(shares[0])
+def _seed_means(runs:list[dict]) -> tuple[dict, list[tuple[float, int]]]: # each problem's mean; what the seeds add: variance of the mean, degrees of freedom
+    found = defaultdict(list)
+    for run in runs:
+        for id, value in run.items(): found[id].append(value)
+    parts = [(variance([mean(run.values()) for run in runs]) / len(runs), len(runs) - 1)] if len(runs) > 1 else []
+    return {id: mean(values) for id, values in found.items()}, parts
 
-def _seed_errors(grid, freedom:int, rng):
-    "By how much the mean of drawn seeds misses the mean of all, 5000 times"
-    from scipy.stats import norm, t
-    seeds, drawn = len(grid), rng.standard_exponential((5000, len(grid)))
-    stretch = ((seeds + 1) / (seeds - 1))**.5 * t.ppf(.975, freedom) / norm.ppf(.975)
-    return stretch * (drawn / drawn.sum(1, keepdims=True)) @ (grid.mean(1) - grid.mean())
+def crossed_mean(
+    runs:list[dict],            # problem -> value, a table for each training seed
+    others:list[dict]|None=None # of another method on the same problems; a single table is a checkpoint that is taken as it is. None: the first one's mean
+) -> dict:                      # seeds, n, value, its 95% interval, and p of a difference
+    "A mean or a difference where both seeds and problems were drawn; raises CgdError if the problems are not the same"
+    from scipy.stats import t
+    (items, parts), (theirs, more) = _seed_means(runs), _seed_means(others or [])
+    paired = others is not None
+    if paired and (odd := items.keys() ^ theirs.keys()): raise CgdError(f'cannot pair: {len(odd)} problems are in one method only, e.g. {min(odd, key=str)}; run `cgd eval` again')
+    values = [v - theirs[id] if paired else v for id, v in items.items()]
+    if len(values) > 1: more = [(variance(values) / len(values), len(values) - 1), *more]   # one problem alone tells nothing of others
+    parts += more
+    value, error = mean(values), sum(v for v, _ in parts)
+    freedom = error**2 / sum(v**2 / d for v, d in parts) if error else len(values)
+    reach, line = float(t.ppf(.975, freedom)), dict(seeds=len(runs), n=len(values), value=value)
+    if not paired and all(0 <= v <= 1 for v in values): return line | dict(zip(('low', 'high'), share_interval(value, _worth_in_answers(value, error, len(values)), reach)))
+    line |= dict(low=value - reach*error**.5, high=value + reach*error**.5)
+    return line | dict(p=float(2*t.sf(abs(value) / error**.5, freedom)) if error else float(not value)) if paired else line
+
+def _check_alike(tables:list[dict]):
+    for found in tables[1:]:
+        if odd := found.keys() ^ tables[0].keys(): raise CgdError(f'cannot pair: {len(odd)} problems are in some seeds only, e.g. {min(odd)}; run `cgd eval` again')
 
 def crossed(
-    runs:list[list[dict]],            # records of one method, a table for each training seed
-    others:list[list[dict]]|None=None, # of another method on the same problems; None: the first one's accuracy alone
-    grader:str='strict',              # whose outcomes count
-    seed:int=0                        # of the draws
-) -> dict:                            # seeds, n, accuracy or difference, its 95% interval, and p of a difference
-    "A method's accuracy, or how much better it is than another, by drawing seeds and problems; raises CgdError for a single seed"
-    import numpy as np
-    grids = [_grid(r, grader) for r in ([runs] if others is None else [runs, others])]
-    (grid, ids), (other, other_ids) = grids[0], grids[-1]
-    if ids != other_ids: raise CgdError(f'cannot pair: {len(set(ids) ^ set(other_ids))} problems are in one method only; run `cgd eval` again')
-    freedom, rng = sum(len(g) - 1 for g, _ in grids), np.random.default_rng([seed, 1])
-    by_item = grid.mean(0) if others is None else grid.mean(0) - other.mean(0)
-    means = resampled_means(by_item, seed) + _seed_errors(grid, freedom, rng) - (0 if others is None else _seed_errors(other, freedom, rng))
-    low, high = map(float, np.quantile(means, [.025, .975]))
-    line = dict(seeds=len(grid), n=len(ids), **{'accuracy' if others is None else 'difference': float(by_item.mean())}, low=low, high=high)
-    return line if others is None else line | dict(p=two_sided(means))
+    runs:list[list[dict]],             # records of one method, a table for each training seed
+    others:list[list[dict]]|None=None, # as for `crossed_mean`
+    grader:str='strict'                # whose outcomes count
+) -> dict:                             # seeds, n, accuracy or difference, its 95% interval, and p of a difference
+    "A method's accuracy, or how much better it is than another; raises CgdError for a single seed"
+    if len(runs) < 2: raise CgdError(f'{len(runs)} training seed: one seed compares checkpoints, not methods; train with two seeds at least, better five')
+    ours, theirs = ([by_problem(records, grader) for records in some or ()] for some in (runs, others))
+    for tables in (ours, theirs): _check_alike(tables)
+    name = 'difference' if others else 'accuracy'
+    return {name if k == 'value' else k: v for k, v in crossed_mean(ours, theirs or None).items()}
 
 # %% ../nbs/08_evaluate.ipynb #self-refine
 def _go_on(engine:Engine, records:list[dict], prompts:list[str], cfg:EvalConfig, store:Store, stage:str) -> list[Completion]:

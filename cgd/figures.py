@@ -116,7 +116,7 @@ def seeds_text(
     rows:list[dict] # with seeds, perhaps
 ) -> str:           # ', 5 seeds', or the range; nothing where there is but one
     "How many trainings stand behind the points"
-    counts = [int(r.get('seeds', 1)) for r in rows]
+    counts = [int(n) for r in rows if (n := r.get('seeds')) and n == n] or [1]   # an empty cell is no number
     return f', {_range(counts)} seeds' if max(counts) > 1 else ''
 
 def told_apart(
@@ -456,7 +456,7 @@ def plot_measures(
         _name_rows(ax, names)
         ax.set_xlim(-3, 103) if unit == '%' else _from_zero(ax, 'x')
         ax.set_title(title, fontsize=10)
-        ax.set_xlabel(f'{unit}, 95% interval ({n_text(some)})'.removeprefix(', '), fontsize=8)
+        ax.set_xlabel(f'{unit}, 95% interval ({n_text(some)}{seeds_text(some)})'.removeprefix(', '), fontsize=8)
     for ax in axes[len(measures):]: ax.remove()
     return figure
 

@@ -294,7 +294,7 @@ def tune_all(
     return {m: str(cfg.path('models', m)) if served(cfg, m) else whole(cfg, m) for m in cfg.methods if m in rivals or m in pairs}
 
 # %% ../nbs/11_pipeline.ipynb #keep-config
-_PLACE = ('name', 'folder', 'store', 'allow_code', 'adapters')   # where a run is kept, and what it may do
+_WHERE = ('name', 'folder', 'store', 'allow_code', 'adapters')   # where a run is kept, and what it may do
 _OF_ENGINE = ('dtype', 'max_model_len', 'adapter', 'quantization', 'keep_thoughts')   # what of an engine decides its texts
 
 def settings_that_count(
@@ -303,7 +303,7 @@ def settings_that_count(
     "What decides the texts and the students of a run"
     import pandas as pd
     unused = () if rivals_of(cfg) else ('rl',)
-    kept = cfg.model_dump(mode='json', exclude={*_PLACE, *unused})
+    kept = cfg.model_dump(mode='json', exclude={*_WHERE, *unused})
     for name in ('engine', 'teacher_engine'): kept[name] = {k: kept[name][k] for k in _OF_ENGINE}
     return pd.json_normalize(kept).iloc[0].to_dict()
 
@@ -557,11 +557,15 @@ def _csv(rows:list[dict], path:Path):
     write_atomic(path, pd.DataFrame(rows).to_csv(index=False, float_format='%.6g'))
 
 # %% ../nbs/11_pipeline.ipynb #results
+def _place(names:list, name:str) -> int: return names.index(name) if name in names else len(names)
+
 def read_records(folder:Path) -> dict[tuple[str, str], list[dict]]: # (method, benchmark) -> records
-    "All records of a run; raises CgdError if there are none"
-    files = sorted(Path(folder, 'records').glob('*.parquet'))
-    if not files: raise CgdError(f'{folder}: no records here; `cgd eval` makes them')
-    return {tuple(f.stem.split('.', 1)): read_table(f) for f in files}
+    "All records of a run, in the order of its config; raises CgdError if there are none"
+    if not (files := list(Path(folder, 'records').glob('*.parquet'))): raise CgdError(f'{folder}: no records here; `cgd eval` makes them')
+    cfg, found = RunConfig.load(Path(folder, 'config.yaml')), {tuple(f.stem.split('.', 1)): f for f in files}
+    methods, benchmarks = ['base', *cfg.methods], [benchmark_name(b) for b in cfg.benchmarks]
+    ordered = sorted(found, key=lambda which: (_place(methods, which[0]), _place(benchmarks, which[1]), which))
+    return {which: read_table(found[which]) for which in ordered}
 
 def with_holm(
     gaps:list[dict] # paired differences

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Arm', 'SweepConfig', 'with_settings', 'Cell', 'cells', 'finished', 'run_sweep', 'answers', 'outcomes', 'grouped',
-           'method_table', 'contrast_table', 'score_table', 'curve_table', 'text_tables', 'probed', 'data_sessions',
-           'cost_table', 'loss_table', 'tables', 'save_tables']
+           'method_table', 'contrast_table', 'score_table', 'curve_table', 'method_names', 'text_tables', 'probed',
+           'data_sessions', 'cost_table', 'loss_table', 'tables', 'save_tables']
 
 # %% ../nbs/11_sweep.ipynb #imports
 import json, re, shutil, time
@@ -173,7 +173,8 @@ def method_table(
 def _difference(rows:dict, a:str, b:str, benchmark:str, grader:str) -> dict|None:
     "One comparison, over the seeds that both have; None if there are none yet"
     runs, others = ({seed: r for (label, name, seed), r in rows.items() if (label, name) == (wanted, benchmark)} for wanted in (a, b))
-    if b == 'base' and others: others = dict.fromkeys(runs, others[-1])   # one checkpoint, whatever the seed
+    if b == 'base' and others and len(runs) > 1: return crossed(list(runs.values()), [others[-1]], grader)   # one checkpoint, whatever the seed
+    if b == 'base' and others: others = {seed: others[-1] for seed in runs}
     shared = sorted(runs.keys() & others.keys())
     if not shared: return None
     if len(shared) == 1: return dict(seeds=1) | {k: v for k, v in compare(runs[shared[0]], others[shared[0]], grader).items() if k in ('n', 'difference', 'low', 'high', 'p')}
@@ -226,32 +227,37 @@ def curve_table(
                  accuracy=r[g], low=r[f'{g}_low'], high=r[f'{g}_high']) for r in scores for x, value in json.loads(r['point']).items() for g in graders_in(r)]
 
 # %% ../nbs/11_sweep.ipynb #text-tables
+def method_names(
+    sweep:SweepConfig # with its arms
+) -> dict[str, str]:  # arm/method, or base -> name
+    "What tables call a method: by its own name, or with its arm where several arms have it"
+    labels = [(arm, m) for arm, its in sweep.arms.items() for m in its.methods]
+    times = Counter(m for _, m in labels)
+    return {'base': 'base'} | {f'{arm}/{m}': f'{arm}/{m}' if times[m] > 1 else m for arm, m in labels}
+
 def text_tables(
     rows:list[dict],  # from `answers`
-    baseline:str=''   # arm/method that imitation is compared with, too
+    sweep:SweepConfig # whose baseline imitation is compared with, too
 ) -> dict[str, list[dict]]: # drift, reasoning, imitation, imitation_gap (minus the baseline)
-    "What the texts tell of each method, over its seeds; a method that several arms have is named with its arm"
-    rows = [r for r in rows if r['point'] == '{}' and isinstance(r.get('completion'), str)]   # a run may have kept its scores alone
-    arms = {m: {r['arm'] for r in own} for (m,), own in grouped(rows, 'method').items()}
-    names = {_label(r): _label(r) if len(arms[r['method']]) > 1 else r['method'] for r in rows}
-    named = [r | dict(method=names[_label(r)]) for r in rows]
-    checkable = [r for r in named if r.get('boxed') is not None and r.get('reference') is not None]
-    gap = imitation([r for r in checkable if r['method'] != 'base'], names[baseline]) if baseline in names else []
+    "What the answers themselves tell of each method, over its seeds"
+    names = method_names(sweep)
+    named = [r | dict(method=names[_label(r)]) for r in rows if r['point'] == '{}']
+    checkable = [r for r in named if r.get('boxed') is not None and r.get('reference') is not None and isinstance(r.get('completion'), str)]
+    control = names.get(sweep.baseline)
+    gap = imitation([r for r in checkable if r['method'] != 'base'], control) if any(r['method'] == control for r in checkable) else []
     return dict(drift=drift(named), reasoning=reasoning(checkable), imitation=imitation(checkable), imitation_gap=gap)
 
 # %% ../nbs/11_sweep.ipynb #probed
 def probed(
     sweep:SweepConfig # with runs that `cgd analyse` has looked at
 ) -> dict[str, list[dict]]: # by file name: uncertainty, alignment, attention, drift
-    "What was measured of the students of one seed; a method that several arms have is named with its arm"
-    done = [c for c in cells(sweep) if finished(c) and not c.point]
-    looked, found = [c for c in done if probed_tables(c.cfg)], defaultdict(list)
-    looked = [c for c in looked if c.seed == looked[0].seed]
-    several = {m for m, n in Counter(m for _, m in {(c.arm, m) for c in done for m in c.cfg.methods}).items() if n > 1}
-    for cell in looked:
+    "What was measured of the students of one seed, the first that was looked at"
+    looked = [c for c in cells(sweep) if not c.point and finished(c) and probed_tables(c.cfg)]
+    names, found = method_names(sweep), defaultdict(list)
+    for cell in (c for c in looked if c.seed == looked[0].seed):
         for name, rows in probed_tables(cell.cfg).items():
             who = 'method' if name == 'drift' else 'model'
-            named = [r | {who: f'{cell.arm}/{r[who]}' if r[who] in several else r[who]} for r in rows]
+            named = [r | {who: names.get(f'{cell.arm}/{r[who]}', r[who])} for r in rows]
             found[name] += [r for r in named if r not in found[name]]   # the untrained student is in every run
     return dict(found)
 
@@ -283,7 +289,7 @@ def tables(
 ) -> dict[str, list[dict]]: # by file name
     "Every table of a sweep"
     scores = score_table(rows, sweep)
-    return dict(scores=scores, methods=method_table(rows), contrasts=contrast_table(rows, sweep), curves=curve_table(scores), losses=loss_table(sweep), sessions=data_sessions(sweep), ledger=cost_table(sweep)) | text_tables(rows, sweep.baseline)
+    return dict(scores=scores, methods=method_table(rows), contrasts=contrast_table(rows, sweep), curves=curve_table(scores), losses=loss_table(sweep), sessions=data_sessions(sweep), ledger=cost_table(sweep)) | text_tables(rows, sweep)
 
 def save_tables(
     sweep:SweepConfig # with some runs done
