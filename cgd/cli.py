@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     look.add_argument('run', help='its folder, e.g. runs/cpu')
     look.add_argument('--problems', help='whose refinements, drafted and taught for this, e.g. val:100; by default those of the validation set, or else of the training problems')
     look.add_argument('--rows', type=int, default=200, help='refinements, and test problems, that are looked at (200)')
+    look.add_argument('--samples', type=int, default=0, help='answers that each student draws to each of 50 test problems, for the entropy of its answers; 8 is a good number, and takes minutes a student on a CPU (0: none)')
     store = commands.add_parser('store', help='what is in a store of completions; export, merge or prune it')
     store.add_argument('path', help='its file, e.g. runs/cpu/store.sqlite')
     store.add_argument('action', nargs='?', default='list', choices=('list', 'export', 'merge', 'prune'), help='list (the default); export FILE.jsonl; merge SHARD ...; prune')
@@ -155,7 +156,7 @@ def _carry_out(args:argparse.Namespace, rest:list[str], on:set[str]) -> int:
         print(report(args.run))
     elif args.command == 'analyse':
         from cgd.pipeline import analyse
-        print(analyse(args.run, args.rows, args.problems))
+        print(analyse(args.run, args.rows, args.problems, args.samples))
     elif args.command == 'sweep': print(_sweep(args))
     elif args.command == 'store': print(store_command(args.path, args.action, tuple(args.files), args.stage, args.model))
     else: print(_stage(args, rest, on))

@@ -7,23 +7,23 @@ __all__ = ['ClusterConfig', 'check_same', 'ShardWriter', 'connect', 'check_room'
            'open_cluster']
 
 # %% ../nbs/14_cluster.ipynb #imports
-import json, os, socket
+import contextlib, fcntl, json, os, socket
 from importlib.util import find_spec
 from pathlib import Path
 
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from .core import CgdError, Config
+from .core import CgdError, Config, content_hash
 from .generate import Engine, Request, ScoreRequest, Store, complete, merge, open_engine
 
 # %% ../nbs/14_cluster.ipynb #settings
 class ClusterConfig(Config):
     "How a model's work is spread over a Ray cluster"
-    workers:PositiveInt=2               # each holds one copy of the model
+    workers:NonNegativeInt=2            # each holds one copy of the model; 0: no cluster, everything on this machine
     cpus:NonNegativeFloat=1             # of each worker
     gpus:NonNegativeFloat=0             # of each worker: tensor_parallel_size x pipeline_parallel_size
     rows_at_once:PositiveInt=256        # requests a worker gets together: enough to fill its engine several times over
-    shards:str='shards'                 # folder that all machines see, for the workers' stores
+    shards:str='shards'                 # folder that all machines see, for the workers' stores; many runs may share it
     address:str='auto'                  # of the cluster; 'auto' is the one this machine belongs to, 'local' a new one on it
 
 # %% ../nbs/14_cluster.ipynb #worker
@@ -90,15 +90,23 @@ def stream(
     return done.iter_batches(batch_size=None)
 
 # %% ../nbs/14_cluster.ipynb #collect
+def _lock_file(shard:Path) -> Path: return shard.with_name(f'.{shard.name}.lock')
+
+def _in_use(shard:Path) -> bool:
+    with open(_lock_file(shard), 'a') as lock:
+        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError: return True
+    return False
+
 def collect(
     store:Store,    # into which
     folder:str|Path # of the shards
 ) -> int:           # rows that were new
     "Take in what workers have written"
-    shards = sorted(Path(folder).glob('*.sqlite'))
+    shards = [shard for shard in sorted(Path(folder).glob('*.sqlite')) if not _in_use(shard)]
     added = sum(row['added'] for row in merge(store, shards))
     for shard in shards:
-        for file in (*(Path(f'{shard}{tail}') for tail in ('', '-wal', '-shm', '.log')), shard.with_name(f'.{shard.name}.lock')): file.unlink(missing_ok=True)
+        for file in (*(Path(f'{shard}{tail}') for tail in ('', '-wal', '-shm', '.log')), _lock_file(shard)): file.unlink(missing_ok=True)
     return added
 
 # %% ../nbs/14_cluster.ipynb #engine
@@ -113,11 +121,15 @@ class RayEngine(Engine):
     def fill(self, missing:dict, store:Store, session:int, tick) -> None:
         "Stream requests to the workers, then merge their shards; rows of a worker that died are kept"
         if any(isinstance(r, ScoreRequest) for r in missing.values()): raise CgdError(f'{self.spec}: a cluster generates; scores are for one machine')
-        folder = Path(self.cluster.shards).absolute()
+        folder = Path(self.cluster.shards, content_hash(str(store.path.absolute()))[:16]).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         if collect(store, folder): missing = {key: r for key, r in missing.items() if key not in store.get(list(missing))}
         try: self._watch(list(missing.values()), store, session, tick, str(folder))
-        finally: collect(store, folder)   # also of a run that failed
+        finally:
+            collect(store, folder)   # also of a run that failed
+            with contextlib.suppress(OSError): folder.rmdir()   # unless a shard is still in use
+        if lost := len(missing.keys() - store.get(list(missing)).keys()):
+            raise CgdError(f'cluster: {lost} of {len(missing)} requests came to no shard in {folder}; run the same command again')
 
     def _watch(self, requests, store, session, tick, folder):
         (stage,), = store._do('SELECT stage FROM sessions WHERE id = ?', (session,))

@@ -252,7 +252,7 @@ def resampled(
 def share_interval(
     share:float,        # from 0 to 1
     n:float,            # answers of its own that it is worth, which need be no whole number
-    reach:float=1.96    # quantile of the normal distribution, or of Student's t
+    reach:float=1.959964 # 97.5% quantile of the normal distribution, or of Student's t
 ) -> tuple[float, float]: # 95% interval
     "Wilson's interval for a share that is no plain count (an effective sample size: Kish 1965); it never leaves 0 to 1"
     wide, middle = reach**2 / n, share + reach**2 / (2*n)

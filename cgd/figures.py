@@ -7,8 +7,9 @@ __all__ = ['METHODS', 'SETTINGS', 'MEASURES', 'PARTS', 'STAGES', 'DRAWINGS', 'me
            'new_grid', 'new_axes', 'draw_interval', 'distinct', 'n_text', 'seeds_text', 'told_apart', 'plot_overview',
            'plot_accuracy', 'plot_run', 'captioned', 'read_results', 'side_by_side', 'plot_methods', 'plot_differences',
            'plot_contrasts', 'of_targets', 'plot_losses', 'plot_lengths', 'with_token_curves', 'plot_curves',
-           'plot_measures', 'plot_critiques', 'plot_confusion', 'plot_drift', 'plot_reasoning', 'plot_uncertainty',
-           'plot_alignment', 'plot_attention', 'run_costs', 'plot_ledger', 'Drawing', 'draw_folder']
+           'plot_measures', 'plot_critiques', 'plot_confusion', 'plot_drift', 'plot_reasoning', 'plot_imitation',
+           'plot_uncertainty', 'plot_answer_entropy', 'plot_alignment', 'plot_attention', 'run_costs', 'plot_ledger',
+           'Drawing', 'draw_folder']
 
 # %% ../nbs/10_figures.ipynb #imports
 import csv, math
@@ -504,20 +505,31 @@ def plot_drift(
     return figure
 
 # %% ../nbs/10_figures.ipynb #plot-reasoning
-def plot_reasoning(
-    rows:list[dict] # of reasoning.csv: method, benchmark, n, value, low, high
-) -> Figure:
-    "Share of right answers with a wrong step, by method, a panel for each benchmark"
+def _by_benchmark(rows:list[dict], value:str, xlabel:str, margin:float) -> Figure:
     names, labels = distinct(r['benchmark'] for r in rows), {m: method_label(m[1]) + text for m, text in told_apart(distinct(map(_model, rows))).items()}
     figure, axes = new_grid(1, len(names), 2.2 + 3.6 * len(names), 1. + .36 * len(labels), sharey=True)
     for ax, name in zip(axes, names):
         for r in (r for r in rows if r['benchmark'] == name):
             y = list(labels).index(_model(r))
-            draw_interval(ax, y, r, scale=100, color=method_color(r['method']))
-            ax.text(1.02, y, f'n = {int(r["n"])}', transform=ax.get_yaxis_transform(), va='center', fontsize=8, color='.3')
+            draw_interval(ax, y, r, value, 100, method_color(r['method']))
+            ax.text(1.02, y, f'{n_text([r])}{seeds_text([r])}', transform=ax.get_yaxis_transform(), va='center', fontsize=8, color='.3')
         _name_rows(ax, list(labels.values()))
-        ax.set(title=name, xlim=(-3, 103))
-        ax.set_xlabel('right answers with a wrong step, %, 95% interval', fontsize=9)
+        ax.set(title=name, xlim=(margin, 103))
+        ax.set_xlabel(f'{xlabel}, 95% interval', fontsize=9)
+    return figure
+
+def plot_reasoning(
+    rows:list[dict] # of reasoning.csv: method, benchmark, n, value, low, high; seeds if there are several
+) -> Figure:
+    "Share of right answers with a wrong step, by method, a panel for each benchmark"
+    return _by_benchmark(rows, 'value', 'right answers with a wrong step, %', -3)
+
+def plot_imitation(
+    rows:list[dict] # of imitation.csv: method, benchmark, n, imitation, low, high; seeds if there are several
+) -> Figure:
+    "How much more of the form than of the substance each method has taken over, a panel for each benchmark"
+    figure = _by_benchmark(rows, 'imitation', 'form gained minus substance gained, points', -103)
+    for ax in figure.axes: ax.axvline(0, color='.4', lw=1)
     return figure
 
 # %% ../nbs/10_figures.ipynb #plot-uncertainty
@@ -538,9 +550,23 @@ def plot_uncertainty(
     _legend(figure, {method_label(m): dict(color=method_color(m), marker=method_mark(m)) for m in models})
     return figure
 
+# %% ../nbs/10_figures.ipynb #plot-answer-entropy
+def plot_answer_entropy(
+    rows:list[dict], # of answer_entropy.csv: model, k, n, entropy, entropy_low, entropy_high
+    ax:Axes=None     # drawn on if given, else a new plot
+) -> Axes:
+    "Entropy of sampled answers, by model"
+    ax, k = ax or new_axes(6., 1. + .36 * len(rows)), int(rows[0]['k'])
+    for y, r in enumerate(rows): draw_interval(ax, y, r, 'entropy', color=method_color(r['model']), marker=method_mark(r['model']))
+    ax.axvline(math.log(k), color='.4', lw=1, ls='--')
+    _name_rows(ax, [method_label(r['model']) for r in rows])
+    _from_zero(ax, 'x')
+    ax.set_xlabel(f'entropy of {k} sampled answers, nats, 95% interval ({n_text(rows)})', fontsize=9)
+    return ax
+
 # %% ../nbs/10_figures.ipynb #plot-alignment
-_ALIGNMENT = {'information': 'information about ŷ, nats a token', 'cosine': 'cosine of critique and ŷ', 'step_overlap': 'overlap of steps named and changed',
-              'named_changed': 'share of the steps named that were changed', 'others_changed': 'share of the other steps that were changed'}
+_ALIGNMENT = {'information': 'information about ŷ, nats a token', 'cosine': 'cosine of critique and ŷ', 'step_overlap': 'overlap of steps\nnamed and changed',
+              'named_changed': 'share of the steps named\nthat were changed', 'others_changed': 'share of the other steps\nthat were changed'}
 _KINDS = {'own': dict(marker='o'), 'shuffled': dict(marker='o', hollow=True), 'gap': dict(marker='D', ms=5)}
 
 def plot_alignment(
@@ -558,7 +584,7 @@ def plot_alignment(
         for r, kind in ((r, split[r['measure']][1]) for r in some):
             draw_interval(ax, models.index(r['model']) + _beside(kinds.index(kind), len(kinds), .5), r, color=method_color(r['model']), **_KINDS[kind])
         ax.axvline(0, color='.4', lw=1)
-        _name_rows(ax, [method_label(m) for m in models])
+        _name_rows(ax, [method_label(m) if m else 'no student' for m in models])
         ax.set_xlabel(f'{_ALIGNMENT.get(panel, panel)}\n95% interval ({n_text(some)})', fontsize=9)
     for ax in axes[len(panels):]: ax.remove()
     _legend(figure, {k: dict(color='#333333', marker=v['marker'], mfc='white' if v.get('hollow') else '#333333') for k, v in _KINDS.items() if k in {s for _, s in split.values()}})
@@ -648,6 +674,8 @@ DRAWINGS = {   # file -> its figure
     'scores.csv':      Drawing(plot_lengths, ('arm', 'method', 'benchmark'), ('seed', 'n', 'mean_tokens')),
     'curves.csv':      Drawing(plot_curves, ('x', 'value', 'method', 'benchmark', 'grader'), ('seed', 'n', 'target_tokens', 'accuracy', 'low', 'high'), 'x', with_token_curves),
     'uncertainty.csv': Drawing(plot_uncertainty, ('model', 'context'), ('n', 'nll', 'nll_low', 'nll_high', 'entropy', 'entropy_low', 'entropy_high')),
+    'answer_entropy.csv': Drawing(plot_answer_entropy, ('model',), ('k', 'n', 'entropy', 'entropy_low', 'entropy_high')),
+    'imitation.csv':   Drawing(plot_imitation, ('method', 'benchmark'), ('n', 'imitation', 'low', 'high')),
     'alignment.csv':   Drawing(plot_alignment, ('model', 'measure'), _SHOWN),
     'attention.csv':   Drawing(plot_attention, ('model', 'part'), ('layer', 'share', 'low', 'high', 'n')),
     'critiques.csv':   Drawing(plot_critiques, ('teacher', 'preset', 'measure'), _SHOWN),

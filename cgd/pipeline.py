@@ -5,35 +5,37 @@
 # %% auto #0
 __all__ = ['STAGES', 'RunConfig', 'split_benchmark', 'benchmark_name', 'trainings', 'rivals_of', 'needed_views', 'check_names',
            'check_solutions', 'check_held_out', 'check_benchmark', 'check_teachers', 'recipe', 'check_method',
-           'check_config', 'teacher_of', 'usable_problems', 'fitting', 'open_student', 'served', 'whole', 'tune',
-           'tune_rival', 'tune_all', 'settings_that_count', 'check_same_run', 'keep_config', 'tuning', 'stages', 'run',
-           'drafted', 'taught', 'split_traces', 'validation_pairs', 'same_rows', 'same_problems', 'load_tokenizer',
-           'save_lengths', 'make_pairs', 'examine', 'examine_all', 'clean_rows', 'shape_of', 'run_ledger',
-           'read_records', 'with_holm', 'results', 'caption', 'text_tables', 'loss_table', 'harness_tables',
-           'probed_tables', 'report', 'students', 'looked_at', 'probe_students', 'analyse', 'regrade_run',
-           'score_table', 'gap_table']
+           'check_config', 'open_spread', 'teacher_of', 'usable_problems', 'fitting', 'open_student', 'served', 'whole',
+           'tune', 'tune_rival', 'tune_all', 'settings_that_count', 'check_same_run', 'keep_config', 'tuning', 'stages',
+           'run', 'drafted', 'taught', 'split_traces', 'validation_pairs', 'same_rows', 'same_problems',
+           'load_tokenizer', 'save_lengths', 'make_pairs', 'examine', 'examine_all', 'clean_rows', 'shape_of',
+           'run_ledger', 'read_records', 'with_holm', 'results', 'caption', 'text_tables', 'loss_table',
+           'harness_tables', 'probed_tables', 'report', 'students', 'looked_at', 'probe_students', 'sampled_entropy',
+           'analyse', 'regrade_run', 'score_table', 'gap_table']
 
 # %% ../nbs/11_pipeline.ipynb #imports
 import json, os, re, sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from .core import CgdError, Config, content_hash, read_table, write_atomic, write_table
 from .data import decontaminate, load_problems, overlap
-from .benchmarks import load_benchmark
+from .benchmarks import Items, load_benchmark
+from .cluster import ClusterConfig, open_cluster
 from .analysis import confusion, critique_report, drift, imitation, label_answers, ledger, method_costs, oracle_sessions, reach_table, reasoning, step_overlap
 from .evaluate import GRADER_NAMES, EvalConfig, at_k_table, changed_outcomes, compare, evaluate, graders_in, graders_of, holm, regrade_items, summarise
 from .generate import Engine, EngineConfig, SampleConfig, Store, engine_name, find_model, open_engine, sessions
 from .rivals import RIVALS, RLConfig, check_rival, split_method, train_rival
 from .rollouts import draft, unsolved
 from .teacher import TeacherConfig, critique, direct, ignored_settings, open_teacher, own_settings, share_out, teach
-from .probe import alignment_table, attention_table, cosine_table, first_token_table, measure, uncertainty_table
+from .probe import alignment_table, answer_entropy_table, attention_table, cosine_table, first_token_table, measure, uncertainty_gaps, uncertainty_table
 from .train import Shape, TrainConfig, check_training, merge, model_shape, read_losses, train
 from .views import ASK, VIEWS, Pairs, ViewConfig, build, compose, equal_budget, is_annealed, length_audit, lengths, same_pairs, target_tokens, views_of
 
@@ -67,6 +69,7 @@ class RunConfig(Config):
     rl:RLConfig=RLConfig()            # grpo and sdft, which learn from what the student writes
     eval:EvalConfig=EvalConfig()      # how models are asked when they are tested
     adapters:Literal['auto', 'merge', 'serve']='auto' # tuned students: merged into the base one by one, or served from one loaded base (auto: on a GPU)
+    cluster:ClusterConfig=ClusterConfig(workers=0) # several copies of each model that drafts, teaches or is tested, on the cards of this machine or of many, by Ray
 
     @field_validator('teacher', mode='before')
     @classmethod
@@ -165,6 +168,7 @@ def check_teachers(cfg:RunConfig):
         raise CgdError(f'methods: {own[0]} is of what the student refined itself, so it must be a teacher, too: teacher: vllm:{cfg.student}')
     if unused := set.intersection(*(set(ignored_settings(spec, cfg.teach)) for spec in cfg.teacher)):
         raise CgdError(f'teach.{min(unused)}: no teacher of this run ({", ".join(cfg.teacher)}) uses it')
+    if cfg.cluster.workers and cfg.adapters == 'serve': raise CgdError('adapters: serve: a cluster runs whole models; set adapters to merge, or cluster.workers to 0')
     if cfg.engine.adapter or cfg.engine.adapters: raise CgdError('engine.adapter: a run tunes a whole model; merge the adapter into it, and name that folder as student')
     if cfg.drop_solved and cfg.draft.n == 1: raise CgdError('drop_solved: one draft does not tell whether a problem is always solved; set draft.n and draft.temperature')
 
@@ -203,13 +207,22 @@ def check_config(
     return cfg
 
 # %% ../nbs/11_pipeline.ipynb #teacher-of
+def open_spread(
+    cfg:RunConfig, # the run
+    spec:str,      # of an engine
+    **options      # of the engine
+) -> Engine:       # a context manager
+    "An engine on this machine, or with as many copies on a cluster as the run has workers; an endpoint or a recording needs none"
+    spread = cfg.cluster.workers and spec.partition(':')[0] in ('vllm', 'hf')
+    return open_cluster(spec, cfg.cluster, **options) if spread else open_engine(spec, **options)
+
 def teacher_of(
     cfg:RunConfig, # the run
     spec:str       # one of its teachers
 ):                 # a context manager; its model loads when it is first asked
     "A teacher of a run"
     options = {} if spec == 'reference' else cfg.teacher_engine.model_dump(exclude_defaults=True)
-    return open_teacher(spec, own_settings(spec, cfg.teach) if len(cfg.teacher) > 1 else cfg.teach, **options)
+    return open_teacher(spec, own_settings(spec, cfg.teach) if len(cfg.teacher) > 1 else cfg.teach, partial(open_spread, cfg), **options)
 
 # %% ../nbs/11_pipeline.ipynb #usable
 def usable_problems(
@@ -238,10 +251,10 @@ def open_student(
     **options       # of the engine, beside those of the run
 ) -> Engine:        # a context manager
     "The engine that runs the student"
-    if not model and cfg.student_url: return open_engine(cfg.student_url, **cfg.engine.model_dump(exclude_defaults=True))
+    if not model and cfg.student_url: return open_spread(cfg, cfg.student_url, **cfg.engine.model_dump(exclude_defaults=True))
     model = model or cfg.student
     kind = engine_name(model) if cfg.student_engine == 'auto' else cfg.student_engine
-    return open_engine(f'{kind}:{model}', **cfg.engine.model_dump(exclude_defaults=True) | options)
+    return open_spread(cfg, f'{kind}:{model}', **cfg.engine.model_dump(exclude_defaults=True) | options)
 
 def served(
     cfg:RunConfig, # the run
@@ -249,7 +262,7 @@ def served(
 ) -> bool:
     "Whether a method's student stays an adapter, which takes its turn on a base that is loaded once"
     first, rival = split_method(method)
-    if (cfg.rl if rival else cfg.train).method == 'full' or first and rival or cfg.adapters == 'merge': return False
+    if (cfg.rl if rival else cfg.train).method == 'full' or first and rival or cfg.adapters == 'merge' or cfg.cluster.workers: return False
     import torch
     return cfg.adapters == 'serve' or torch.cuda.is_available()
 
@@ -294,7 +307,7 @@ def tune_all(
     return {m: str(cfg.path('models', m)) if served(cfg, m) else whole(cfg, m) for m in cfg.methods if m in rivals or m in pairs}
 
 # %% ../nbs/11_pipeline.ipynb #keep-config
-_WHERE = ('name', 'folder', 'store', 'allow_code', 'adapters')   # where a run is kept, and what it may do
+_WHERE = ('name', 'folder', 'store', 'allow_code', 'adapters', 'cluster')   # where a run is kept, and what it may do
 _OF_ENGINE = ('dtype', 'max_model_len', 'adapter', 'quantization', 'keep_thoughts')   # what of an engine decides its texts
 
 def settings_that_count(
@@ -636,12 +649,12 @@ def harness_tables(cfg:RunConfig) -> dict[str, list[dict]]: # by file name; none
 def probed_tables(cfg:RunConfig) -> dict[str, list[dict]]: # by file name; none before `cgd analyse`
     "What `analyse` has measured"
     import pandas as pd
-    files = [file for name in ('uncertainty', 'alignment', 'attention', 'drift') if (file := cfg.path('probed', f'{name}.csv')).exists()]
+    files = [file for name in ('uncertainty', 'uncertainty_gaps', 'answer_entropy', 'alignment', 'attention', 'drift') if (file := cfg.path('probed', f'{name}.csv')).exists()]
     return {file.stem: pd.read_csv(file, keep_default_na=False, na_values=['']).to_dict('records') for file in files}
 
 # %% ../nbs/11_pipeline.ipynb #report
 _HEADINGS = dict(results='Scores', differences='Paired differences', critiques='Critiques', confusion='Verdicts against grades', alignment='Critique and refinement', uncertainty='Uncertainty of the refinement',
-                 drift='How the answers have drifted', reasoning='Right answers with wrong steps', imitation="The teacher's form without its substance", at_k='What several samples are worth', lm_eval='Tasks as lm-eval has them', lm_eval_beside="lm-eval's graders and ours on the same replies", ledger='What it cost', costs='What each method costs with its data', reach='The cost of an accuracy')
+                 uncertainty_gaps='... and what a context changes', answer_entropy='How undecided sampled answers are', drift='How the answers have drifted', reasoning='Right answers with wrong steps', imitation="The teacher's form without its substance", at_k='What several samples are worth', lm_eval='Tasks as lm-eval has them', lm_eval_beside="lm-eval's graders and ours on the same replies", ledger='What it cost', costs='What each method costs with its data', reach='The cost of an accuracy')
 
 def _page(cfg:RunConfig, records:dict, tables:dict[str, list[dict]]) -> str:
     "The run as one HTML page"
@@ -702,20 +715,36 @@ def probe_students(
     models = students(cfg)
     probed = [measure(model, traces, store, cfg.views, method) for method, model in models.items()]
     first = first_token_table(cfg.student, {m: f for m, f in models.items() if m != 'base'}, tested, store, cfg.eval)
-    return dict(uncertainty=uncertainty_table(probed), attention=attention_table(probed), alignment=alignment_table(probed) + cosine_table(traces, cfg.views), drift=first)
+    return dict(uncertainty=uncertainty_table(probed), uncertainty_gaps=uncertainty_gaps(probed), attention=attention_table(probed), alignment=alignment_table(probed) + cosine_table(traces, cfg.views), drift=first)
+
+# %% ../nbs/11_pipeline.ipynb #sampled-entropy
+def sampled_entropy(
+    cfg:RunConfig, # a run with models
+    items:Items,   # test problems
+    k:PositiveInt, # answers drawn to each, at temperature 1
+    store:Store    # where they are kept
+) -> list[dict]:   # see `probe.answer_entropy_table`
+    "Entropy of sampled answers of every student"
+    asked, records = cfg.eval.model_copy(update=dict(n=k, temperature=1., top_p=1.)), {}
+    for method, model in students(cfg).items():
+        with open_student(cfg, model) as engine: records[method] = evaluate(engine, items, asked, store)
+    return answer_entropy_table(records)
 
 # %% ../nbs/11_pipeline.ipynb #analyse-run
 def analyse(
     folder:str|Path,         # of a run with traces, models and records
     rows:PositiveInt=200,    # refinements, and test problems, that are looked at
-    problems:str|None=None   # whose refinements; by default those of the validation set, or else of the training problems
+    problems:str|None=None,  # whose refinements; by default those of the validation set, or else of the training problems
+    samples:NonNegativeInt=0 # answers that each student draws to each of 50 test problems; 0: none
 ) -> str:                    # the report
     "Measure what a run's students make of refinements, and report again"
     cfg = RunConfig.load(Path(folder, 'config.yaml'))
+    source, limit = split_benchmark(cfg.benchmarks[0])
     with Store(cfg.path('probed', 'store.sqlite')) as store:   # not the run's: its ledger is of the run alone
         traces, whose = looked_at(cfg, problems, store)
         print(f'{len(traces[:rows])} refinements of {whose}')
-        tables = probe_students(cfg, traces[:rows], load_benchmark(*split_benchmark(cfg.benchmarks[0])).rows[:rows], store)
+        tables = probe_students(cfg, traces[:rows], load_benchmark(source, limit).rows[:rows], store)
+        if samples: tables['answer_entropy'] = sampled_entropy(cfg, load_benchmark(source, min(50, limit or 50)), samples, store)
     for name, lines in tables.items():
         if lines: _csv(lines, cfg.path('probed', f'{name}.csv'))
     return report(folder)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CONTEXTS', 'PARTS', 'in_context', 'known_student', 'AttentionRequest', 'prompt_parts', 'ProbeEngine', 'open_probe',
-           'probe', 'Probed', 'measure', 'by_problem_interval', 'uncertainty_table', 'answer_entropies',
-           'answer_entropy_table', 'alignment_table', 'encoder_folder', 'embed', 'cosine_table', 'attention_table',
-           'DriftRequest', 'first_token_table']
+           'probe', 'Probed', 'measure', 'by_problem_interval', 'uncertainty_table', 'uncertainty_gaps',
+           'answer_entropies', 'answer_entropy_table', 'alignment_table', 'encoder_folder', 'embed', 'cosine_table',
+           'attention_table', 'DriftRequest', 'first_token_table']
 
 # %% ../nbs/09_probe.ipynb #imports
 import contextlib, itertools, json, math, time
@@ -339,6 +339,20 @@ def uncertainty_table(
         for measure, of in dict(nll=_nll, entropy=_entropy).items():
             line['n'], line[measure], line[f'{measure}_low'], line[f'{measure}_high'] = by_problem_interval([of(s) for s in scores], p.rows)
         lines.append(line)
+    return lines
+
+# %% ../nbs/09_probe.ipynb #uncertainty-gaps
+_COMPARED = (("x, y', c", 'x'), ("x, y', c", "x, y'"), ("x, y', c", "x, y', c shuffled"))   # a context, and what it is compared with
+
+def uncertainty_gaps(
+    probed:list[Probed] # one a student
+) -> list[dict]:        # model, measure (nll or entropy), context, minus, n problems, value with its interval; nats a token
+    "By how much a context changes NLL and entropy, by student; contexts that were not measured are left out"
+    lines = []
+    for p, (context, minus), (measure, of) in itertools.product(probed, _COMPARED, dict(nll=_nll, entropy=_entropy).items()):
+        if not {context, minus} <= p.scores.keys(): continue
+        n, value, low, high = by_problem_interval([of(a) - of(b) for a, b in zip(p.scores[context], p.scores[minus])], p.rows)
+        lines.append(dict(model=p.model, measure=measure, context=context, minus=minus, n=n, value=value, low=low, high=high))
     return lines
 
 # %% ../nbs/09_probe.ipynb #answer-entropy

@@ -11,6 +11,7 @@ __all__ = ['PRESETS', 'parse_verdict', 'split_sentences', 'Equation', 'read_equa
 
 # %% ../nbs/05_teacher.ipynb #imports
 import itertools, re, unicodedata
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -724,13 +725,14 @@ def own_settings(
 def open_teacher(
     spec:str,         # 'reference', or an engine: vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL, recorded:FILE
     cfg:TeacherConfig=TeacherConfig(), # how it teaches
+    opener:Callable=open_engine, # of engines: `open_engine`, or `cluster.open_cluster` with its settings
     **options         # of the engine
 ):                    # a ReferenceTeacher or an LMTeacher
     "A teacher from its name, for a `with` block"
     if ignored := ignored_settings(spec, cfg): raise CgdError(f'{ignored[0]}: a setting that the teacher {spec!r} would ignore; remove it or choose another teacher')
     if spec == 'reference': yield ReferenceTeacher(cfg)
     else:
-        with open_engine(spec, **options) as engine: yield LMTeacher(engine, cfg)
+        with opener(spec, **options) as engine: yield LMTeacher(engine, cfg)
 
 # %% ../nbs/05_teacher.ipynb #critique-stage
 def _require(rows:list[dict], columns:tuple, stage:str):

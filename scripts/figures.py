@@ -21,7 +21,7 @@ def about(folder: Path) -> str:
     if not (folder/'sweep.yaml').exists(): return ''
     run = RunConfig.make(yaml.safe_load((folder/'sweep.yaml').read_text()).get('run', {}))
     teachers = ' and '.join('oracle teacher' if t == 'reference' else f'teacher {t}' for t in run.teacher)
-    return f'{folder.name}: student {run.student}, {teachers}, {run.n_problems or "all"} problems of {run.problems}'
+    return f'{folder.name}: student {run.student}, {teachers}, trained on {run.n_problems or "all"} problems of {run.problems}'
 
 
 def save(name: str, figure) -> str:

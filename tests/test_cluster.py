@@ -13,7 +13,8 @@ from cgd.cluster import ClusterConfig, open_cluster
 from cgd.core import CgdError
 from cgd.data import load_problems
 from cgd.evaluate import EvalConfig, evaluate
-from cgd.generate import Request, Store, complete, contents, open_engine
+from cgd.generate import EngineConfig, Request, Store, complete, contents, open_engine
+from cgd.pipeline import RunConfig, run
 
 pytestmark = pytest.mark.skipif(not find_spec('ray'), reason='Ray is an optional extra')
 OPTIONS = dict(dtype='float32', batch_size=8)
@@ -78,7 +79,7 @@ def rows_in(shard) -> int:
 def kill_one(folder, after, killed, seen):
     "SIGKILL the first worker whose shard has so many rows; note every worker's shard"
     while True:
-        for shard in folder.glob('*.sqlite'):
+        for shard in folder.glob('*/*.sqlite'):   # the folder of this store
             seen.add(shard.stem)
             if not killed and rows_in(shard) >= after:
                 killed.append(pid := int(shard.stem.rpartition('-')[2]))
@@ -126,3 +127,12 @@ def test_a_worker_with_another_engine_is_refused(two_nodes, tiny_model, tmp_path
     with open_cluster(f'hf:{tiny_model}', cluster, **OPTIONS) as engine, Store(tmp_path/'store.sqlite') as store:
         engine.identity = engine.identity | dict(dtype='bfloat16')
         with pytest.raises(Exception, match='dtype: bfloat16 here, float32 on'): complete(engine, ask(2), store)
+
+
+def test_a_run_on_a_cluster_is_the_run_of_one_machine(two_nodes, tiny_model, tmp_path):
+    alone = RunConfig(folder=str(tmp_path), name='alone', student=tiny_model, student_engine='hf', engine=EngineConfig(**OPTIONS), methods=(), benchmarks=('test:6',), eval=EvalConfig(max_new_tokens=4))
+    spread = alone.model_copy(update=dict(name='spread', cluster=ClusterConfig(workers=2, rows_at_once=2, shards=str(tmp_path/'shards'))))
+    run(alone)
+    run(spread)
+    assert spread.path('results.csv').read_text() == alone.path('results.csv').read_text()
+    run(alone.model_copy(update=dict(cluster=spread.cluster)))   # where it runs is no other run
