@@ -90,3 +90,10 @@ def test_adapters_take_turns_on_one_base(tiny_model, adapters, kind, tmp_path):
     if kind == 'vllm': return   # saves a load; None above was a turn of its own, and differed from the others
     with Store(tmp_path/'bare.sqlite') as store, open_engine(f'{kind}:{tiny_model}', dtype='float32') as engine:
         assert [c.text for c in complete(engine, requests, store)] == taken[1]
+
+
+@pytest.mark.skipif(not find_spec('vllm'), reason='vLLM is not installed')
+def test_a_model_that_cannot_fit_is_refused_before_it_is_loaded(tmp_path):
+    with open_engine('vllm:smollm2', kv_cache_gib=10**4) as engine, Store(tmp_path/'store.sqlite') as store:
+        with pytest.raises(CgdError, match='vllm:smollm2: kv_cache_gib: .* GiB that are free; set '): complete(engine, ask(1), store)
+        assert len(store) == 0

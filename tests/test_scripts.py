@@ -99,3 +99,20 @@ def test_gpu_check_dry_run(long):
     assert 'all passed' in said and 'losses differ by' in said
     folder = Path(said.rpartition('results are in ')[2].split()[0]).parent
     assert json.loads((folder/'gpu_check.json').read_text())['card'].startswith('no card')
+
+
+def test_every_badge_opens_a_notebook_that_installs_cgd_in_colab():
+    "The cell below a badge: a clone of the repository that settings.ini names, extras that it has, and the notebook's own folder"
+    import configparser
+    import nbformat
+    ini = configparser.ConfigParser()
+    ini.read(ROOT/'settings.ini')
+    settings = ini['DEFAULT']
+    for path in [*(ROOT/'nbs').glob('*.ipynb'), *(ROOT/'nbs'/'studies').glob('*.ipynb')]:
+        cells = nbformat.read(path, 4).cells
+        below = [after.source for cell, after in zip(cells, cells[1:]) if cell.source.startswith('[![Open In Colab]')]
+        if path.name == 'index.ipynb': continue   # the README, whose badges open the others
+        assert len(below) == 1 and below[0].startswith('#| eval: false'), path.name
+        assert f'git clone -q {settings["git_url"]} /content/cgd\n' in below[0] and f"os.chdir('/content/cgd/{path.parent.relative_to(ROOT)}')" in below[0], path.name
+        extras = below[0].partition("'/content/cgd[")[2].partition(']')[0].split(',')
+        assert len(extras) > 1 and all(f'{extra}_requirements' in settings for extra in extras), path.name
