@@ -187,9 +187,8 @@ def check_method(
 ):
     "Raise CgdError for a recipe that cannot work here"
     rival = rivals_of(cfg).get(method)
-    if not rival: return check_training(recipe(cfg, method), cfg.student)
-    try: check_rival(rival, cfg.rl, cfg.student)
-    except CgdError as e: raise CgdError(f'rl: {e}') from None
+    try: check_rival(rival, cfg.rl, cfg.student) if rival else check_training(recipe(cfg, method), cfg.student)
+    except CgdError as e: raise CgdError(f'{"rl" if rival else "train"}: {e}') from None
 
 def check_config(
     cfg:RunConfig,    # the run

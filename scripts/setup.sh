@@ -13,6 +13,8 @@ STAMP=.venv/.cgd-$DEVICE-$(cat settings.ini setup.py constraints.txt requirement
 "$PYTHON" -c 'import sys; v=sys.version_info[:2]; sys.exit(0 if (3,11)<=v<=(3,13) else f"cgd needs Python 3.11 to 3.13, this is {v[0]}.{v[1]}: set PYTHON=python3.12, say")'
 say() { printf '\033[1m%s\033[0m\n' "$*"; }
 say "Installing cgd for the $DEVICE into .venv (once; a few minutes)"
+OTHER=$([ "$DEVICE" = cpu ] && echo gpu || echo cpu)   # its builds of torch and vLLM would stay beside ours
+if compgen -G ".venv/.cgd-$OTHER-*" >/dev/null; then say "note: .venv was made for the $OTHER; making it again"; rm -rf .venv; fi
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 pip install --quiet --upgrade 'pip>=25'
