@@ -372,7 +372,7 @@ def _length_points(ax:Axes, rows:list[dict], grader:str, color:str, marker:str, 
 
 # %% ../nbs/10_figures.ipynb #curve-settings
 SETTINGS = {'n_problems': 'training problems', 'target_tokens': 'target tokens learnt from', 'train.lr': 'learning rate', 'train.epochs': 'epochs',
-            'teach.wrong_rate': 'share of critiques turned wrong', 'verdict_mix': 'share of verdicts `right`'}
+            'teach.wrong_rate': 'share of critiques turned wrong', 'views.right_share': 'share of verdicts `right`'}
 
 def with_token_curves(
     rows:list[dict] # of curves.csv

@@ -42,10 +42,12 @@ def tables() -> dict[str, list[dict]]:
         'scores.csv': [dict(arm=arm, method=m, seed=s, benchmark=b, n=n) | scored(b, arm, m, s) | dict(mean_tokens=40 + 150 * level(arm, m) + s, pairs=128, target_tokens=9000)
                        for arm, m in MODELS for s in ([-1] if m == 'base' else range(3)) for b, n in BENCHMARKS],
         'curves.csv': [dict(x=x, value=v, arm='', method=m, seed=s, benchmark=b, grader=g, n=n, target_tokens=i * 5000 + 900 * s + 5000, accuracy=a, **ends(a))
-                       for x, values in (('n_problems', (16, 64, 256)), ('train.lr', (1e-5, 1e-4, 5e-4)), ('train.epochs', (1, 2, 4)), ('teach.wrong_rate', (0, .5, 1)), ('verdict_mix', ('0/100', '50/50', '100/0')))
+                       for x, values in (('n_problems', (16, 64, 256)), ('train.lr', (1e-5, 1e-4, 5e-4)), ('train.epochs', (1, 2, 4)), ('teach.wrong_rate', (0, .5, 1)), ('views.right_share', (0., .5, 1.)))
                        for i, v in enumerate(values) for m in models[1:] for s in range(2) for b, n, g in grades for a in [level(x, v, m, s, b, g)]],
         'uncertainty.csv': [dict(model=m, context=c, n=200, nll=v, **ends(v, name='nll_'), entropy=e, **ends(e, name='entropy_'))
                             for m in models for c in ('x', "x, y'", "x, y', c", 'x, c shuffled') for v, e in [(level(m, c), level(c, m, 1))]],
+        'answer_entropy.csv': [dict(model=m, k=8, n=50, entropy=v, **ends(v, name='entropy_')) for m in models for v in [level(m, 'answers')]],
+        'imitation.csv': [dict(method=m, benchmark=b, seeds=3, n=n, imitation=v, **ends(v)) for m in models[1:] for b, n in BENCHMARKS for v in [level(m, b, 'form')]],
         'alignment.csv': [r for m in models for r in measured(['information_own', 'information_shuffled', 'information_gap'], model=m)] + measured(['cosine_own', 'cosine_shuffled'], model='base') + measured(['step_overlap', 'named_changed', 'others_changed'], model='oracle teacher (withheld)'),
         'attention.csv': [dict(model=m, layer=layer, part=p, share=v, **ends(v, .02), n=200) for m in models for layer in range(30) for p in ('question', 'draft', 'critique', 'own') for v in [level(m, layer, p)]],
         'critiques.csv': [r for t, p in teachers for r in measured(['verdict_accuracy', 'fix_rate', 'break_rate', 'no_change', 'leakage', 'specificity', 'tokens', 'unparsed'], teacher=t, preset=p)],
@@ -80,7 +82,7 @@ def make_figures(results, figures, **env):
 def test_every_table_is_drawn(figures):
     assert set(tables()) == set(DRAWINGS)
     assert {name.split('-')[1] if '-' in name else 'results' for name in figures} == {Path(file).stem for file in DRAWINGS}
-    assert {name for name in figures if 'curves' in name} == {f'study-curves-{x}' for x in ('n_problems', 'target_tokens', 'train_lr', 'train_epochs', 'teach_wrong_rate', 'verdict_mix')}
+    assert {name for name in figures if 'curves' in name} == {f'study-curves-{x}' for x in ('n_problems', 'target_tokens', 'train_lr', 'train_epochs', 'teach_wrong_rate', 'views_right_share')}
 
 def test_same_bytes_whatever_the_machine(results, tmp_path):
     (tmp_path/'settings').mkdir()
@@ -120,7 +122,7 @@ def test_no_grader_is_said(file, tmp_path):
     write(tmp_path/'study'/file, [{k: v for k, v in r.items() if not k.startswith(GRADERS)} for r in tables()[file]])
     with pytest.raises(CgdError, match='no grader'): next(draw_folder(tmp_path/'study'))
 
-INTERVALS = {'results': 12, 'differences': 12, 'methods': 44, 'contrasts': 80, 'scores': 4 * (1 + 3 * 10), 'curves-train_lr': 4 * 12, 'uncertainty': 24, 'alignment': 14, 'critiques': 24, 'drift': 25, 'reasoning': 6}
+INTERVALS = {'results': 12, 'differences': 12, 'methods': 44, 'contrasts': 80, 'scores': 4 * (1 + 3 * 10), 'curves-train_lr': 4 * 12, 'uncertainty': 24, 'answer_entropy': 3, 'imitation': 4, 'alignment': 14, 'critiques': 24, 'drift': 25, 'reasoning': 6}
 
 @pytest.mark.parametrize('name', INTERVALS)
 def test_intervals_are_drawn(figures, name):
