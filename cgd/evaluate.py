@@ -257,7 +257,8 @@ def share_interval(
     "Wilson's interval for a share that is no plain count (an effective sample size: Kish 1965); it never leaves 0 to 1"
     wide, middle = reach**2 / n, share + reach**2 / (2*n)
     half = reach * math.sqrt(share*(1 - share)/n + reach**2/(4*n**2))
-    return max(0., (middle - half) / (1 + wide)), min(1., (middle + half) / (1 + wide))
+    low, high = (middle - half) / (1 + wide), (middle + half) / (1 + wide)
+    return max(0., low) if share > 0 else 0., min(1., high) if share < 1 else 1.   # without the last digit's error
 
 def _worth_in_answers(share:float, error:float, n:int) -> float: # variance of the share -> answers with that variance; all alike are worth their number
     return share*(1 - share)/error if error else float(n)
