@@ -342,10 +342,6 @@ def drift(
             if (line := dict(method=method, measure=m, **measured(rows, value, _ANSWER)))['n']]
 
 # %% ../nbs/09_analysis.ipynb #drift-paired
-def _paired(rows:list[dict], others:list[dict], value:Callable) -> dict: # seeds, n, value, low, high, p
-    "Differences on the problems; raises CgdError if they are not the same"
-    return crossed_mean(by_seed(rows, value, _ANSWER), by_seed(others, value, _ANSWER))
-
 def drift_from(
     answers:list[dict], # as for `drift`
     base:str='base'     # the method to compare with
@@ -355,8 +351,9 @@ def drift_from(
     if base not in groups: raise CgdError(f'{base}: no answers of this method; there are {", ".join(groups)}')
     for method, rows in groups.items():
         for m, value in _DRIFT.items():
-            if method == base or not by_seed(rows, value, _ANSWER): continue
-            d = _paired(rows, groups[base], value)
+            ours, theirs = (by_seed(some, value, _ANSWER) for some in (rows, groups[base]))
+            if method == base or not ours: continue
+            d = crossed_mean(ours, theirs)
             lines.append(dict(method=method, measure=m, seeds=d['seeds'], n=d['n'], difference=d['value'], low=d['low'], high=d['high']))
     return lines
 
@@ -434,7 +431,7 @@ def imitation(
         if method == base: continue
         if (base, benchmark) not in groups: raise CgdError(f'{base}: no answers to {benchmark}, with which those of {method} could be compared')
         before = groups[base, benchmark]
-        d = _paired(rows, before, lambda r: _has_form(r) - _has_substance(r))
+        d = crossed_mean(*(by_seed(some, lambda r: _has_form(r) - _has_substance(r), _ANSWER) for some in (rows, before)))
         shares = {f'{name}{end}': measured(some, has, _ANSWER)['value'] for name, has in (('form', _has_form), ('substance', _has_substance)) for end, some in (('', rows), ('_base', before))}
         lines.append(dict(method=method, benchmark=benchmark, seeds=d['seeds'], n=d['n'], **shares, imitation=d['value'], low=d['low'], high=d['high']))
     return lines

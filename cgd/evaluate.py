@@ -249,6 +249,7 @@ def resampled(
     import numpy as np
     return tuple(map(float, np.quantile(resampled_means(shares, seed), [.025, .975])))
 
+# %% ../nbs/08_evaluate.ipynb #mean-interval
 def share_interval(
     share:float,        # from 0 to 1
     n:float,            # answers of its own that it is worth, which need be no whole number
@@ -410,7 +411,7 @@ def holm(
     for rank, (p, i) in enumerate(order): adjusted[i] = least = max(least, min(1., p * (len(order) - rank)))
     return adjusted
 
-# %% ../nbs/08_evaluate.ipynb #crossed
+# %% ../nbs/08_evaluate.ipynb #crossed-parts
 def _seed_means(runs:list[dict]) -> tuple[dict, list[tuple[float, int]]]: # each problem's mean; what the seeds add: variance of the mean, degrees of freedom
     found = defaultdict(list)
     for run in runs:
@@ -418,25 +419,39 @@ def _seed_means(runs:list[dict]) -> tuple[dict, list[tuple[float, int]]]: # each
     parts = [(variance([mean(run.values()) for run in runs]) / len(runs), len(runs) - 1)] if len(runs) > 1 else []
     return {id: mean(values) for id, values in found.items()}, parts
 
+def _problem_part(values:list[float]) -> list[tuple[float, int]]: # as of seeds; one problem alone tells nothing of others
+    return [(variance(values) / len(values), len(values) - 1)] if len(values) > 1 else []
+
+def _added_up(parts:list[tuple[float, int]], otherwise:int) -> tuple[float, float]: # variance, and its degrees of freedom (Satterthwaite); `otherwise` where nothing varies
+    error = sum(v for v, _ in parts)
+    return error, error**2 / sum(v**2 / d for v, d in parts) if error else otherwise
+
+def _reach(freedom:float) -> float:
+    from scipy.stats import t
+    return float(t.ppf(.975, freedom))
+
+def _by_student(value:float, error:float, freedom:float) -> dict: # low, high, p
+    from scipy.stats import t
+    half = _reach(freedom) * error**.5
+    return dict(low=value - half, high=value + half, p=float(2*t.sf(abs(value) / error**.5, freedom)) if error else float(not value))
+
+# %% ../nbs/08_evaluate.ipynb #crossed-mean
 def crossed_mean(
     runs:list[dict],            # problem -> value, a table for each training seed
     others:list[dict]|None=None # of another method on the same problems; a single table is a checkpoint that is taken as it is. None: the first one's mean
 ) -> dict:                      # seeds, n, value, its 95% interval, and p of a difference
     "A mean or a difference where both seeds and problems were drawn; raises CgdError if the problems are not the same"
-    from scipy.stats import t
     (items, parts), (theirs, more) = _seed_means(runs), _seed_means(others or [])
     paired = others is not None
     if paired and (odd := items.keys() ^ theirs.keys()): raise CgdError(f'cannot pair: {len(odd)} problems are in one method only, e.g. {min(odd, key=str)}; run `cgd eval` again')
     values = [v - theirs[id] if paired else v for id, v in items.items()]
-    if len(values) > 1: more = [(variance(values) / len(values), len(values) - 1), *more]   # one problem alone tells nothing of others
-    parts += more
-    value, error = mean(values), sum(v for v, _ in parts)
-    freedom = error**2 / sum(v**2 / d for v, d in parts) if error else len(values)
-    reach, line = float(t.ppf(.975, freedom)), dict(seeds=len(runs), n=len(values), value=value)
-    if not paired and all(0 <= v <= 1 for v in values): return line | dict(zip(('low', 'high'), share_interval(value, _worth_in_answers(value, error, len(values)), reach)))
-    line |= dict(low=value - reach*error**.5, high=value + reach*error**.5)
-    return line | dict(p=float(2*t.sf(abs(value) / error**.5, freedom)) if error else float(not value)) if paired else line
+    error, freedom = _added_up(parts + more + _problem_part(values), len(values))
+    line = dict(seeds=len(runs), n=len(values), value=mean(values))
+    if paired: return line | _by_student(line['value'], error, freedom)
+    if all(0 <= v <= 1 for v in values): return line | dict(zip(('low', 'high'), share_interval(line['value'], _worth_in_answers(line['value'], error, len(values)), _reach(freedom))))
+    return line | {k: v for k, v in _by_student(line['value'], error, freedom).items() if k != 'p'}
 
+# %% ../nbs/08_evaluate.ipynb #crossed
 def _check_alike(tables:list[dict]):
     for found in tables[1:]:
         if odd := found.keys() ^ tables[0].keys(): raise CgdError(f'cannot pair: {len(odd)} problems are in some seeds only, e.g. {min(odd)}; run `cgd eval` again')

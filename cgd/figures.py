@@ -100,7 +100,7 @@ def draw_interval(
     point = dict(x=at, y=mid, yerr=ends) if upright else dict(x=mid, y=at, xerr=ends)
     ax.errorbar(**point, **dict(fmt=marker, ms=6, mfc='white' if hollow else color, color=color, capsize=0, lw=1.6) | look)
 
-# %% ../nbs/10_figures.ipynb #names
+# %% ../nbs/10_figures.ipynb #counts
 def distinct(values) -> list:
     "Each value once, in the order of first appearance"
     return list(dict.fromkeys(values))
@@ -120,6 +120,7 @@ def seeds_text(
     counts = [int(n) for r in rows if (n := r.get('seeds')) and n == n] or [1]   # an empty cell is no number
     return f', {_range(counts)} seeds' if max(counts) > 1 else ''
 
+# %% ../nbs/10_figures.ipynb #names
 def told_apart(
     models:list[tuple[str, str]] # (arm, method)
 ) -> dict[tuple[str, str], str]: # (arm, method) -> ', arm' or nothing
@@ -136,6 +137,7 @@ def _labels(rows:list[dict]) -> dict[tuple[str, str], str]:
     seeds = {_model(r): f' ({int(r["seeds"])} seed{"s" * (r["seeds"] > 1)})' for r in rows if r.get('seeds')}
     return {m: method_label(m[1]) + text + seeds.get(m, '') for m, text in added.items()}
 
+# %% ../nbs/10_figures.ipynb #panels
 def _name_rows(ax:Axes, names:list[str], size:float=9):
     "Name the rows of a panel, the first on top"
     ax.set_yticks(range(len(names)), names, fontsize=size)

@@ -550,8 +550,9 @@ def weights_memory(
 ) -> float:                 # GiB
     "What a model's weights take, from the size of its files"
     import torch
-    own = json.loads(Path(folder, 'config.json').read_text())
-    files = list(Path(folder).glob('*.safetensors')) or list(Path(folder).glob('*.bin'))
+    own, index = json.loads(Path(folder, 'config.json').read_text()), Path(folder, 'model.safetensors.index.json')
+    parts = {*json.loads(index.read_text())['weight_map'].values()} if index.exists() else None   # the weights may lie there once more, as one file
+    files = [Path(folder, part) for part in parts] if parts else list(Path(folder).glob('*.safetensors')) or list(Path(folder).glob('*.bin'))
     stored, size = own.get('dtype') or own.get('torch_dtype') or 'float32', sum(f.stat().st_size for f in files)/2**30
     if own.get('quantization_config'): return size
     return size * (1 if quantization == 'fp8' else getattr(torch, dtype).itemsize) / getattr(torch, stored).itemsize

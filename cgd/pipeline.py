@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'RunConfig', 'split_benchmark', 'benchmark_name', 'trainings', 'rivals_of', 'needed_views', 'check_names',
-           'check_solutions', 'check_held_out', 'check_benchmark', 'check_teachers', 'recipe', 'check_method',
-           'check_config', 'open_spread', 'teacher_of', 'usable_problems', 'fitting', 'open_student', 'served', 'whole',
-           'tune', 'tune_rival', 'tune_all', 'settings_that_count', 'check_same_run', 'keep_config', 'tuning', 'stages',
-           'run', 'drafted', 'taught', 'split_traces', 'validation_pairs', 'same_rows', 'same_problems',
-           'load_tokenizer', 'save_lengths', 'make_pairs', 'examine', 'examine_all', 'clean_rows', 'shape_of',
-           'run_ledger', 'read_records', 'with_holm', 'results', 'caption', 'text_tables', 'loss_table',
+           'check_solutions', 'check_held_out', 'check_benchmark', 'check_teachers', 'check_engines', 'recipe',
+           'check_method', 'check_config', 'open_spread', 'teacher_of', 'usable_problems', 'fitting', 'open_student',
+           'served', 'whole', 'tune', 'tune_rival', 'tune_all', 'settings_that_count', 'check_same_run', 'keep_config',
+           'tuning', 'stages', 'run', 'drafted', 'taught', 'split_traces', 'validation_pairs', 'same_rows',
+           'same_problems', 'load_tokenizer', 'save_lengths', 'make_pairs', 'examine', 'examine_all', 'clean_rows',
+           'shape_of', 'run_ledger', 'read_records', 'with_holm', 'results', 'caption', 'text_tables', 'loss_table',
            'harness_tables', 'probed_tables', 'report', 'students', 'looked_at', 'probe_students', 'sampled_entropy',
            'analyse', 'regrade_run', 'score_table', 'gap_table']
 
@@ -168,6 +168,9 @@ def check_teachers(cfg:RunConfig):
         raise CgdError(f'methods: {own[0]} is of what the student refined itself, so it must be a teacher, too: teacher: vllm:{cfg.student}')
     if unused := set.intersection(*(set(ignored_settings(spec, cfg.teach)) for spec in cfg.teacher)):
         raise CgdError(f'teach.{min(unused)}: no teacher of this run ({", ".join(cfg.teacher)}) uses it')
+
+def check_engines(cfg:RunConfig):
+    "Raise CgdError for engines that a run cannot use, or drafts that cannot serve it"
     if cfg.cluster.workers and cfg.adapters == 'serve': raise CgdError('adapters: serve: a cluster runs whole models; set adapters to merge, or cluster.workers to 0')
     if cfg.engine.adapter or cfg.engine.adapters: raise CgdError('engine.adapter: a run tunes a whole model; merge the adapter into it, and name that folder as student')
     if cfg.drop_solved and cfg.draft.n == 1: raise CgdError('drop_solved: one draft does not tell whether a problem is always solved; set draft.n and draft.temperature')
@@ -197,6 +200,7 @@ def check_config(
     "Find now what would stop the run an hour from now; raises CgdError naming the setting"
     check_names(cfg)
     check_teachers(cfg)
+    check_engines(cfg)
     problems = load_problems(cfg.problems, cfg.n_problems).rows if cfg.methods else []
     held_out = load_problems(*split_benchmark(cfg.validation)).rows if cfg.validation else []
     check_solutions(cfg, problems)

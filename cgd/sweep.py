@@ -173,12 +173,11 @@ def method_table(
 def _difference(rows:dict, a:str, b:str, benchmark:str, grader:str) -> dict|None:
     "One comparison, over the seeds that both have; None if there are none yet"
     runs, others = ({seed: r for (label, name, seed), r in rows.items() if (label, name) == (wanted, benchmark)} for wanted in (a, b))
-    if b == 'base' and others and len(runs) > 1: return crossed(list(runs.values()), [others[-1]], grader)   # one checkpoint, whatever the seed
-    if b == 'base' and others: others = {seed: others[-1] for seed in runs}
-    shared = sorted(runs.keys() & others.keys())
+    shared = sorted(runs if b == 'base' and others else runs.keys() & others.keys())
+    mine, theirs = [runs[s] for s in shared], list(others.values()) if b == 'base' else [others[s] for s in shared]   # base is one checkpoint, whatever the seed
     if not shared: return None
-    if len(shared) == 1: return dict(seeds=1) | {k: v for k, v in compare(runs[shared[0]], others[shared[0]], grader).items() if k in ('n', 'difference', 'low', 'high', 'p')}
-    return crossed([runs[s] for s in shared], [others[s] for s in shared], grader)
+    if len(shared) == 1: return dict(seeds=1) | {k: v for k, v in compare(mine[0], theirs[0], grader).items() if k in ('n', 'difference', 'low', 'high', 'p')}
+    return crossed(mine, theirs, grader)
 
 def _holm_by_grader(table:list[dict]) -> list[dict]:
     corrected = {}
