@@ -615,9 +615,7 @@ def plot_attention(
     _legend(figure, {name: dict(color=color, marker=mark) for name, color, mark in looks.values()}, 4)
     return figure
 
-# %% ../nbs/10_figures.ipynb #plot-ledger
-STAGES = {'draft': '#9ecae1', 'critique': '#fdae6b', 'refine': '#d9662b', 'direct': '#fdd9b5', 'train': '#2a6ea6', 'evaluate': '#b3b3b3'}
-
+# %% ../nbs/10_figures.ipynb #run-costs
 def run_costs(
     rows:list[dict] # of a run's ledger.csv: stage, model, seconds and more; or of a study's, which needs nothing
 ) -> list[dict]:    # the same, with method and who
@@ -626,6 +624,9 @@ def run_costs(
     taught, trained = ('critique', 'refine', 'direct'), [r['model'] for r in rows if r['stage'] == 'train']
     def method(r): return '' if r['stage'] in ('draft', *taught) else r['model'] if r['stage'] == 'train' else method_of(r['model'], trained)
     return [r | dict(method=method(r), who='teacher' if r['stage'] in taught else 'student') for r in rows]
+
+# %% ../nbs/10_figures.ipynb #plot-ledger
+STAGES = {'draft': '#9ecae1', 'critique': '#fdae6b', 'refine': '#d9662b', 'direct': '#fdd9b5', 'train': '#2a6ea6', 'evaluate': '#b3b3b3'}
 
 def _cost(rows:list[dict]) -> tuple[str, float, str]:
     "What the bars measure: the column, by what it is divided, and its name with unit"
