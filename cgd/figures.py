@@ -134,7 +134,7 @@ def _model(row:dict) -> tuple[str, str]: return row.get('arm') or '', row['metho
 def _labels(rows:list[dict]) -> dict[tuple[str, str], str]:
     "(arm, method) -> its name, with the number of seeds if that is known"
     added = told_apart(distinct(map(_model, rows)))
-    seeds = {_model(r): f' ({int(r["seeds"])} seed{"s" * (r["seeds"] > 1)})' for r in rows if r.get('seeds')}
+    seeds = {_model(r): f' ({int(r["seeds"])} seed{"s" * (r["seeds"] > 1)})' for r in rows if r.get('seeds') and r['method'] != 'base'}   # which is trained by none
     return {m: method_label(m[1]) + text + seeds.get(m, '') for m, text in added.items()}
 
 # %% ../nbs/10_figures.ipynb #panels
