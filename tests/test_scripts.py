@@ -37,6 +37,7 @@ def test_slurm_dry_run_says_what_waits_for_what():
     assert [job[-1].split('/')[-1] for job in jobs] == ['draft.sbatch', 'teach.sbatch', 'merge.sbatch', 'train.sbatch', 'eval.sbatch']
     assert [next((w.split('=', 1)[1] for w in job if w.startswith('--dependency')), '') for job in jobs] == ['', 'aftercorr:<draft>', 'afterok:<teach>', 'afterok:<merge>', 'afterok:<train>']
     assert sum('--array=0-3' in job for job in jobs) == 2
+    assert [next((w for w in job if w.startswith('--gpus')), '') for job in jobs] == ['--gpus=1', '', '', '--gpus=1', '--gpus=1']   # the oracle teacher needs none
     assert not (ROOT/'runs'/'demo-parts').exists()
     assert 'PARTS: expected a number' in run('scripts/slurm/submit.sh', 'configs/cpu.yaml', 'demo', 'four', fails=True)
     assert 'no such config' in run('scripts/slurm/submit.sh', '--dry-run', 'nowhere.yaml', 'demo', 2, fails=True)
@@ -51,10 +52,10 @@ def small_run(tiny_student, tmp_path, **more) -> Path:
 
 def test_slurm_jobs_here_make_the_run_that_one_machine_makes(tiny_student, tmp_path, long):
     if not long: pytest.skip('seven commands: with --long')
-    config = small_run(tiny_student, tmp_path)
+    config = small_run(tiny_student, tmp_path, validation='val:2')
     env = dict(RUN_FOLDER=str(tmp_path/'slurm'), CGD=str(Path(sys.executable).parent/'cgd'))
     said = run('scripts/slurm/submit.sh', '--here', config, 'demo', 2, **env)
-    assert 'part-1/store.sqlite: 4 rows added' in said
+    assert 'part-1/store.sqlite: 5 rows added' in said
     run(env['CGD'], 'refine', config, '--folder', tmp_path, '--name', 'alone')
     ours, alone = (sorted(read_table(tmp_path/folder/'traces.parquet'), key=lambda r: r['row_id']) for folder in ('slurm/demo', 'alone'))
     assert ours == alone and (tmp_path/'slurm'/'demo'/'results.csv').exists()

@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}      # nodes have no network; fetch m
 part() {                                        # a stage of this task's share of the problems, into a store of its own
     local task=${SLURM_ARRAY_TASK_ID:?}
     # shellcheck disable=SC2086  # EXTRA is a list of words
-    "$CGD" "$1" "$CONFIG" --folder "$PARTS_FOLDER" --name "part-$task" --problems "$PARTS_FOLDER/problems-$task.jsonl" --n-problems None $EXTRA
+    "$CGD" "$1" "$CONFIG" --folder "$PARTS_FOLDER" --name "part-$task" --problems "$PARTS_FOLDER/problems-$task.jsonl" --n-problems None --validation None $EXTRA
 }
 whole() {                                       # a stage of the whole run: what the parts have generated is in its store
     # shellcheck disable=SC2086
