@@ -12,6 +12,7 @@ __all__ = ['SampleConfig', 'Request', 'sample_requests', 'Completion', 'request_
 
 # %% ../nbs/03_generate.ipynb #imports
 import asyncio, contextlib, dataclasses, fcntl, importlib.metadata, json, math, os, queue, random, re, shutil, sqlite3, subprocess, sys, tempfile, threading, time, traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from itertools import chain, groupby, islice
@@ -507,7 +508,8 @@ class EngineConfig(Config):
     gpu_memory_utilization:float=Field(.9, gt=0, le=1) # vLLM: share of GPU memory it may take
     kv_cache_gib:PositiveInt=3          # vLLM on CPU: memory for the attention cache, and with it how many rows are at work at once
     enforce_eager:bool|None=None        # vLLM: skip compilation; by default on CPU, where compiling takes longer than it saves
-    concurrency:PositiveInt=32          # endpoint: requests in flight
+    concurrency:PositiveInt=32          # endpoint: requests in flight, at each server
+    served_as:str|None=None             # endpoint: a name for what is served, e.g. llama-70b-awq, by which completions are found again when the address has changed
     max_retries:int=Field(8, ge=0)      # endpoint: tries after the first
     timeout:float=Field(600., gt=0)     # endpoint: seconds to wait for one answer
     keep_thoughts:bool=False            # keep the special tokens that mark a model's thoughts (s1, gpt-oss, Mistral; <think> that its template opens), which decoding drops
@@ -772,10 +774,12 @@ def _ends(ids:int|list[int]|None) -> list[int]: return [] if ids is None else [i
 class OpenAIEngine(Engine):
     "A model behind an OpenAI-compatible endpoint"
     def __init__(self, spec:str, model:str, cfg:EngineConfig):
-        name, _, self.address = model.rpartition('@')
-        if not name or not _is_address(self.address): raise CgdError(f'{spec}: write it as openai:MODEL@http://HOST:PORT/v1')
+        name, _, address = model.rpartition('@')
+        self.addresses = address.split(',')
+        if not name or not all(map(_is_address, self.addresses)): raise CgdError(f'{spec}: write it as openai:MODEL@http://HOST:PORT/v1, several addresses with commas between them')
         super().__init__(spec, name, cfg)
-        self.identity = dict(kind='openai', address=self.address, model=name, **(dict(thoughts=True) if cfg.keep_thoughts else {}))
+        where = dict(served_as=cfg.served_as) if cfg.served_as else dict(address=address)
+        self.identity = dict(kind='openai', **where, model=name, **(dict(thoughts=True) if cfg.keep_thoughts else {}))
     @property
     def version(self) -> str: return _version('openai')
 
@@ -792,19 +796,33 @@ class OpenAIEngine(Engine):
         finally: stop.set(); thread.join()
 
     async def _ask_all(self, missing:dict[str, Request], done:queue.SimpleQueue, stop:threading.Event):
-        waiting = iter(missing.items())
-        async def ask_next():
-            for key, request in waiting: done.put(await _ask(client, self, key, request))
+        waiting, up = deque(missing.items()), set(self.addresses)
+        async def ask_next(address, client):
+            while address in up:
+                try: key, request = waiting.popleft()
+                except IndexError: await asyncio.sleep(.05); continue   # a server that goes gives its requests back
+                try: done.put(await _ask(client, self, key, request))
+                except _Gone as e:
+                    waiting.append((key, request))
+                    if up == {address}: raise CgdError(f'{e}; is the server up? answers up to here are kept') from None
+                    if address in up: up.remove(address); print(f'{e}; the other servers go on', file=sys.stderr)
         async def until_stopped():
             while not stop.is_set(): await asyncio.sleep(.05)
             raise EOFError   # cancels the others; nobody listens any more
         try:   # whatever happens here, `run` is waiting to hear of it
-            import openai
-            async with openai.AsyncOpenAI(base_url=self.address, api_key=os.environ.get('OPENAI_API_KEY') or 'none',
-                                          max_retries=self.cfg.max_retries, timeout=self.cfg.timeout) as client, asyncio.TaskGroup() as group:
-                for work in [until_stopped, *[ask_next] * self.cfg.concurrency]: group.create_task(work())
+            async with contextlib.AsyncExitStack() as stack:
+                clients = [(address, await stack.enter_async_context(self._client(address))) for address in self.addresses]
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(until_stopped())
+                    for address, client in clients*self.cfg.concurrency: group.create_task(ask_next(address, client))
         except BaseExceptionGroup as faults: done.put(faults.exceptions[0])
         except Exception as e: done.put(CgdError(_hide_key(f'{self.spec}: its client cannot be set up: {type(e).__name__}: {e}')))
+
+    def _client(self, address:str):
+        import openai
+        return openai.AsyncOpenAI(base_url=address, api_key=os.environ.get('OPENAI_API_KEY') or 'none', max_retries=self.cfg.max_retries, timeout=self.cfg.timeout)
+
+class _Gone(CgdError): "A server that cannot be reached"
 
 def _is_address(text:str) -> bool:
     try: return bool((url := urlsplit(text)).scheme in ('http', 'https') and url.hostname and url.port != 0)
@@ -815,7 +833,7 @@ async def _ask(client, engine:OpenAIEngine, key:str, request:Request) -> Complet
     import openai
     start = time.perf_counter()
     if any(isinstance(turn, int) for turn in request.messages): raise CgdError(f'{engine.spec}: {request.id}: an endpoint takes chat turns, not token ids')
-    cap = 'max_completion_tokens' if 'api.openai.com' in engine.address else 'max_tokens'
+    cap = 'max_completion_tokens' if client.base_url.host == 'api.openai.com' else 'max_tokens'
     extra = dict(seed=request.seed) if request.temperature else {}
     if engine.cfg.keep_thoughts: extra |= dict(extra_body=dict(skip_special_tokens=False))   # as vLLM's and SGLang's servers call it
     for attempt in range(engine.cfg.max_retries + 1):
@@ -830,7 +848,7 @@ async def _ask(client, engine:OpenAIEngine, key:str, request:Request) -> Complet
             if e.status_code == 400 and re.search('context[_ ](length|size|window)', str(e).lower()): return Completion('', 'too_long', 0, 0, key=key)
             raise CgdError(_hide_key(f'{engine.spec}: {e}; answers up to here are kept')) from None
         except openai.APIConnectionError as e:
-            raise CgdError(f'{engine.spec}: no answer from there ({e}); is the server up? answers up to here are kept') from None
+            raise _Gone(f'{engine.spec}: no answer from {client.base_url} ({e})') from None
     raise CgdError(f'{engine.spec}: {request.id}: {attempt + 1} answers in a row that are not completions')
 
 def _hide_key(text:str) -> str:
@@ -985,7 +1003,7 @@ def vllm_fault() -> str: # '' if it runs here
 _KINDS = dict(vllm=VllmEngine, hf=HfEngine, openai=OpenAIEngine, recorded=RecordedEngine)
 
 def open_engine(
-    spec:str, # vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL or recorded:FILE
+    spec:str, # vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL (or URL,URL,...) or recorded:FILE
     **options # fields of `EngineConfig`
 ) -> Engine:  # a context manager; the model loads when the first completion is missing
     "An engine from its name; raises CgdError if it names nothing"

@@ -311,7 +311,9 @@ def tune_all(
 
 # %% ../nbs/11_pipeline.ipynb #keep-config
 _WHERE = ('name', 'folder', 'store', 'allow_code', 'adapters', 'cluster')   # where a run is kept, and what it may do
-_OF_ENGINE = ('dtype', 'max_model_len', 'adapter', 'quantization', 'keep_thoughts')   # what of an engine decides its texts
+_OF_ENGINE = ('dtype', 'max_model_len', 'adapter', 'quantization', 'keep_thoughts', 'served_as')   # what of an engine decides its texts
+
+def _vouched(spec:str, engine:EngineConfig) -> str: return spec.rpartition('@')[0] if engine.served_as and spec.startswith('openai:') else spec
 
 def settings_that_count(
     cfg:RunConfig # the run
@@ -321,6 +323,7 @@ def settings_that_count(
     unused = () if rivals_of(cfg) else ('rl',)
     kept = cfg.model_dump(mode='json', exclude={*_WHERE, *unused})
     for name in ('engine', 'teacher_engine'): kept[name] = {k: kept[name][k] for k in _OF_ENGINE}
+    kept |= dict(student_url=cfg.student_url and _vouched(cfg.student_url, cfg.engine), teacher=[_vouched(t, cfg.teacher_engine) for t in cfg.teacher])
     return pd.json_normalize(kept).iloc[0].to_dict()
 
 def check_same_run(cfg:RunConfig):

@@ -143,6 +143,31 @@ def test_a_server_that_never_makes_sense_ends_in_one_error(serve, tmp_path):
         with pytest.raises(CgdError, match='3 answers in a row'): complete(engine, ask(3), store)
 
 
+def test_two_servers_share_the_work_and_one_may_go(serve, tmp_path, capsys):
+    (first, here), (second, there) = serve(('slow',), 1.), serve(('slow',), 1.)
+    answer = Handler.misbehave
+    def then_gone(handler, fault, asked, question):
+        if handler.server is second and len(second.seen) > 20:   # it hangs up on everybody from now on
+            handler.close_connection = True
+            return handler.connection.close()
+        answer(handler, fault, asked, question)
+    Handler.misbehave = then_gone
+    try:
+        with open_engine(f'openai:good@{here},{there}', concurrency=4, max_retries=1) as engine, Store(tmp_path/'s.sqlite') as store: came = complete(engine, ask(100), store)
+    finally: Handler.misbehave = answer
+    assert [c.text for c in came] == [f'answer to question {i}' for i in range(100)]
+    assert 'the other servers go on' in (said := capsys.readouterr().err) and there in said
+    assert len(first.seen) >= 79 and len(first.seen.keys() | second.seen.keys()) == 100
+
+
+def test_a_server_that_moves_is_asked_nothing_again(serve, tmp_path):
+    (_, here), (second, there) = serve(), serve()
+    with Store(tmp_path/'s.sqlite') as store:
+        for url in (here, there):
+            with open_engine(f'openai:good@{url}', served_as='good-fp8') as engine: assert len(complete(engine, ask(9), store)) == 9
+    assert not second.seen
+
+
 def test_no_server(tmp_path):
     with open_engine('openai:good@http://127.0.0.1:9/v1', max_retries=1) as engine, Store(tmp_path/'s.sqlite') as store:
         with pytest.raises(CgdError, match='is the server up'): complete(engine, ask(3), store)
