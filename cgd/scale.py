@@ -183,9 +183,12 @@ class ModelSize(Config):
     billions:PositiveFloat                  # weights
     cache_kib:PositiveFloat                 # attention cache a token, in KiB
     gpus:PositiveInt=1                      # cards that hold one copy of it
+    bytes_a_weight:PositiveFloat=2          # in memory and on disk: 2 for bfloat16, about .6 for 4 bits with their scales
 
     @property
     def weights(self) -> float: return self.billions*1e9
+    @property
+    def size(self) -> float: return self.weights*self.bytes_a_weight
 
 class Rates(Config):
     "Tokens a second and GPU"
@@ -196,17 +199,17 @@ class Rates(Config):
 
 # %% ../nbs/14_scale.ipynb #rates
 def rates_by_data_sheet(
-    model:ModelSize, # in bfloat16
+    model:ModelSize, # that reads, writes or is trained
     card:Card=Card(), # that it runs on
     context:int=1500 # tokens that a row holds in the cache, on average
 ) -> Rates:          # an estimate
     "Rates from a card's data sheet; raises CgdError if the model does not fit"
-    size, row = 2*model.weights, context*model.cache_kib*1024
-    batch = min(256, (.9*model.gpus*card.memory - size) / row)
-    if batch < 1: raise CgdError(f'{model.name}: gpus: its weights take {size/1e9:.0f} GB, which {model.gpus} x {card.name} does not hold; set more')
-    by_memory = (size + batch*row) / (model.gpus*card.writing*card.bandwidth)
-    by_operations = size*batch / (model.gpus*card.reading*card.operations)
-    return Rates(read=card.reading*card.operations/size, write=batch/model.gpus/max(by_memory, by_operations), train=card.training*card.operations/(3*size),
+    a_token, row = 2*model.weights, context*model.cache_kib*1024   # operations; bytes
+    batch = min(256, (.9*model.gpus*card.memory - model.size) / row)
+    if batch < 1: raise CgdError(f'{model.name}: gpus: its weights take {model.size/1e9:.0f} GB, which {model.gpus} x {card.name} does not hold; set more')
+    by_memory = (model.size + batch*row) / (model.gpus*card.writing*card.bandwidth)
+    by_operations = a_token*batch / (model.gpus*card.reading*card.operations)
+    return Rates(read=card.reading*card.operations/a_token, write=batch/model.gpus/max(by_memory, by_operations), train=card.training*card.operations/(3*a_token),
                  source=f'data sheet of the {card.name}, shares {card.reading:g}, {card.writing:g} and {card.training:g}')
 
 MODELS = {m.name: m for m in (ModelSize(name='3B', billions=3.1, cache_kib=36), ModelSize(name='8B', billions=8.03, cache_kib=128),
@@ -265,7 +268,7 @@ def cost(
         seconds = times*(read/rate.train if stage == 'train' else read/rate.read + written/rate.write)
         rows.append(dict(stage=stage, read=times*read, written=times*written, gpu_hours=seconds/3600, hours=seconds/3600/usable))
     loads = [teacher] + [student]*(2*work.trained + 2)   # for drafts, for each training, for each test
-    start = sum(work.start_seconds + 2*m.weights/1e9/work.load_gb_s for m in loads)
+    start = sum(work.start_seconds + m.size/1e9/work.load_gb_s for m in loads)
     return [*rows, dict(stage='start', read=0., written=0., gpu_hours=start*gpus/3600, hours=start/3600),
             dict(stage='rows', read=0., written=0., gpu_hours=0., hours=problems*work.row_seconds/3600)]
 
