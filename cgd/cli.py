@@ -172,6 +172,7 @@ def main(
     on = set(words) & set(_SWITCHES)   # before the command or after it
     args, rest = parser().parse_known_args([w for w in words if w not in on])
     if '--regrade' in on and args.command != 'eval': parser().error('--regrade is for eval')
+    if '--allow-code' in on and args.command not in _STAGE_COMMANDS: parser().error(f'--allow-code is for {", ".join(_STAGE_COMMANDS)}')
     if rest and args.command not in _STAGE_COMMANDS: parser().error(f'{args.command} takes no {rest[0]}')
     try: return _carry_out(args, rest, on)
     except CgdError as e:

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['CgdError', 'content_hash', 'derive_seed', 'write_atomic', 'checksum', 'write_table', 'read_jsonl', 'read_table',
-           'mark_current', 'is_current', 'explain_errors', 'Config', 'shipped', 'set_up_child', 'call_by_name',
-           'explain_death', 'launch']
+           'mark_current', 'is_current', 'explain_errors', 'Config', 'shipped', 'kill_tree', 'set_up_child',
+           'call_by_name', 'explain_death', 'launch']
 
 # %% ../nbs/00_core.ipynb #imports
-import difflib, hashlib, io, json, os, signal, threading
+import contextlib, difflib, hashlib, io, json, os, signal, threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
@@ -189,12 +189,22 @@ def shipped(
     raise CgdError(f'{name}: not among the files that come with cgd')
 
 # %% ../nbs/00_core.ipynb #child
+def kill_tree(
+    pid:int # of a process
+):
+    "Kill a process and all that it has started, such as the engines of several cards that a killed parent would leave on them"
+    import psutil
+    try: family = [*(process := psutil.Process(pid)).children(recursive=True), process]
+    except psutil.NoSuchProcess: return
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess): member.kill()
+
 def set_up_child(
     env:dict # environment variables to set
 ):
     "What a new process does first, so that a killed run leaves no orphan at work"
     os.environ.update(env)
-    def die_with_parent(): parent_process().join(); os._exit(1)
+    def die_with_parent(): parent_process().join(); kill_tree(os.getpid())
     threading.Thread(target=die_with_parent, daemon=True).start()
 
 def call_by_name(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['READINGS', 'GRADER_NAMES', 'EvalConfig', 'ask', 'regrade', 'grade_records', 'graders_of', 'graders_in',
-           'changed_outcomes', 'regrade_items', 'evaluate', 'by_id', 'pass_at_k', 'vote', 'maj_at_k', 'wilson',
-           'mcnemar_power', 'detectable', 'by_problem', 'resampled_means', 'resampled', 'share_interval',
+           'changed_outcomes', 'messages', 'regrade_items', 'evaluate', 'by_id', 'pass_at_k', 'vote', 'maj_at_k',
+           'wilson', 'mcnemar_power', 'detectable', 'by_problem', 'resampled_means', 'resampled', 'share_interval',
            'mean_interval', 'summarise', 'at_k', 'at_k_table', 'answer_lengths', 'mcnemar', 'newcombe', 'pair_up',
            'compare', 'paired_bootstrap', 'two_sided', 'holm', 'crossed_mean', 'crossed', 'self_refine',
            'within_budget', 'majority', 'best_of_k', 'confidence', 'at_budget']
@@ -30,7 +30,6 @@ from .views import ASK, VIEWS
 # %% ../nbs/08_evaluate.ipynb #ask
 class EvalConfig(SampleConfig):
     "How a model is asked; its fields of sampling are those of the drafts"
-    max_new_tokens:PositiveInt=256 # cap on completion length
     template:str=Field(ASK, pattern=r'\{prompt\}') # what is asked; {prompt} stands for the problem
 
 def ask(
@@ -96,8 +95,12 @@ def changed_outcomes(
     return [dict(grader=g, old=a, new=b, n=n) for (g, a, b), n in sorted(changed.items(), key=str)]
 
 # %% ../nbs/08_evaluate.ipynb #evaluate
-def _messages(problems:list|Items, row:dict, cfg:EvalConfig) -> list[dict]:
-    "A benchmark with a wording of its own is asked in it"
+def messages(
+    problems:list|Items, # rows, or a benchmark
+    row:dict,            # one of them
+    cfg:EvalConfig       # how it is asked, unless the benchmark has a wording of its own
+) -> list[dict]:         # chat turns: one of the user
+    "What is asked of a model under evaluation"
     own = isinstance(problems, Items) and problems.benchmark.template != ASK
     return problems.messages(row) if own else ask(row['prompt'], cfg)
 
@@ -128,7 +131,7 @@ def evaluate(
     row = {p['problem_id']: p for p in problems}
     if isinstance(problems, Items) and problems.benchmark.kind == 'scores':
         return [_record(row[s['id']], Request(s['id'], []), Completion('', 'scored', 0, 0)) | s for s in score_items(engine, problems, store)]
-    requests = [r for p in problems for r in sample_requests(p['problem_id'], _messages(problems, p, cfg), cfg)]
+    requests = [r for p in problems for r in sample_requests(p['problem_id'], messages(problems, p, cfg), cfg)]
     records = [_record(row[r.id], r, c) for r, c in zip(requests, complete(engine, requests, store, stage='evaluate'))]
     return regrade_items(problems, records, allow_code) if isinstance(problems, Items) else grade_records(records)
 
@@ -370,7 +373,7 @@ def pair_up(a:list[dict], b:list[dict], grader:str) -> list[tuple[float, float]]
 def compare(
     a:list[dict],        # records of one model
     b:list[dict],        # records of the other, on the same problems
-    grader:str='strict'  # or 'flexible'
+    grader:str='strict'  # whose outcomes count
 ) -> dict:               # n, difference with 95% interval, wins and losses of `a`, p (None with several samples a problem)
     "How much better `a` is than `b`, problem by problem; raises CgdError if they were not asked the same problems"
     pairs = pair_up(a, b, grader)
@@ -462,41 +465,43 @@ def crossed(
     grader:str='strict'                # whose outcomes count
 ) -> dict:                             # seeds, n, accuracy or difference, its 95% interval, and p of a difference
     "A method's accuracy, or how much better it is than another; raises CgdError for a single seed"
+    if others is not None and not others: raise CgdError('others: no table to compare with; leave it out for an accuracy')
     if len(runs) < 2: raise CgdError(f'{len(runs)} training seed: one seed compares checkpoints, not methods; train with two seeds at least, better five')
-    ours, theirs = ([by_problem(records, grader) for records in some or ()] for some in (runs, others))
-    for tables in (ours, theirs): _check_alike(tables)
-    name = 'difference' if others else 'accuracy'
-    return {name if k == 'value' else k: v for k, v in crossed_mean(ours, theirs or None).items()}
+    ours, theirs = (some and [by_problem(records, grader) for records in some] for some in (runs, others))
+    for tables in (ours, theirs or ()): _check_alike(tables)
+    name = 'difference' if theirs else 'accuracy'
+    return {name if k == 'value' else k: v for k, v in crossed_mean(ours, theirs).items()}
 
 # %% ../nbs/08_evaluate.ipynb #self-refine
 def _go_on(engine:Engine, records:list[dict], prompts:list[str], cfg:EvalConfig, store:Store, stage:str) -> list[Completion]:
     requests = [sample_requests(r['id'], [dict(role='user', content=prompt)], cfg)[r['sample']] for r, prompt in zip(records, prompts)]
     return complete(engine, requests, store, stage)
 
-def _graded(problems:list|Items, records:list[dict]) -> list[dict]:
+def _graded(problems:list|Items, records:list[dict], allow_code:bool) -> list[dict]:
     "Records with the outcomes of their benchmark's graders, and all else that they hold"
     if not isinstance(problems, Items): return grade_records(records)
-    return [dict(g, **{k: r[k] for k in ('critique', 'spent')}) for r, g in zip(records, regrade_items(problems, records))]
+    return [dict(g, **{k: r[k] for k in ('critique', 'spent')}) for r, g in zip(records, regrade_items(problems, records, allow_code))]
 
 def self_refine(
     engine:Engine,       # the model under test, which is its own critic
     problems:list[dict]|Items, # rows with problem_id, prompt and reference; or a benchmark
     cfg:EvalConfig,      # how it is asked, each time
     store:Store,         # where completions are kept
-    rounds:int=1         # of critique and refinement
+    rounds:int=1,        # of critique and refinement
+    allow_code:bool=False # whether code that it writes may run here, confined
 ) -> list[list[dict]]:   # records before the first round and after each; with `critique` and `spent` (tokens up to there)
     "Answer, criticise, refine; repeated, it asks for nothing"
     if rounds < 0: raise CgdError(f'rounds: expected 0 or more, got {rounds}')
-    tables = [[dict(r, critique=None, spent=r['completion_tokens']) for r in evaluate(engine, problems, cfg, store)]]
+    tables = [[dict(r, critique=None, spent=r['completion_tokens']) for r in evaluate(engine, problems, cfg, store, allow_code)]]
     row = {p['problem_id']: p for p in problems}
     for _ in range(rounds):
         now = tables[-1]
-        shown = [dict(problem=_messages(problems, row[r['id']], cfg)[0]['content'], draft=final_part(r['completion'])) for r in now]
+        shown = [dict(problem=messages(problems, row[r['id']], cfg)[0]['content'], draft=final_part(r['completion'])) for r in now]
         critiques = _go_on(engine, now, [VIEWS['cft'].prompt(p) for p in shown], cfg, store, 'self-critique')
         shown = [dict(p, critique=final_part(c.text)) for p, c in zip(shown, critiques)]
         answers = _go_on(engine, now, [VIEWS['cgd'].prompt(p) for p in shown], cfg, store, 'self-refine')
         tables.append(_graded(problems, [dict(r, completion=a.text, finish_reason=a.finish_reason, completion_tokens=a.completion_tokens, key=a.key, critique=c.text,
-                                  spent=r['spent'] + c.completion_tokens + a.completion_tokens) for r, c, a in zip(now, critiques, answers)]))
+                                  spent=r['spent'] + c.completion_tokens + a.completion_tokens) for r, c, a in zip(now, critiques, answers)], allow_code))
     return tables
 
 # %% ../nbs/08_evaluate.ipynb #within-budget
@@ -532,10 +537,12 @@ def confidence(
     engine:Engine,      # the model that wrote them, or another; must give scores (vllm:, hf: or recorded:)
     records:list[dict], # from `evaluate`
     cfg:EvalConfig,     # how they were asked
-    store:Store         # where scores are kept
+    store:Store,        # where scores are kept
+    problems:Items|None=None # the benchmark, if it has a wording of its own
 ) -> list[float]:       # mean log-probability of a token, in nats; minus infinity for an answer without tokens
     "How probable the model finds each of these answers"
-    requests = [ScoreRequest(r['id'], ask(r['prompt'], cfg), r['completion']) for r in records]
+    rows = {p['problem_id']: p for p in problems or ()}
+    requests = [ScoreRequest(r['id'], messages(problems, rows.get(r['id'], r), cfg), r['completion']) for r in records]
     return [mean(s.logprobs) if s and s.logprobs else -math.inf for s in score_texts(engine, requests, store, 'confidence')]
 
 # %% ../nbs/08_evaluate.ipynb #at-budget

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, PositiveInt
 from tqdm import tqdm
 
-from .core import (CgdError, Config, call_by_name, checksum, content_hash, derive_seed, explain_death, launch, read_table, set_up_child,
+from .core import (CgdError, Config, call_by_name, checksum, content_hash, derive_seed, explain_death, kill_tree, launch, read_table, set_up_child,
                       write_atomic, write_table)
 
 # %% ../nbs/03_generate.ipynb #sample-config
@@ -530,19 +530,22 @@ def resolve_dtype(
 # %% ../nbs/03_generate.ipynb #device-memory
 class Memory(NamedTuple):
     "Of the device that models run on"
-    free:float  # GiB; of several cards, of the one that has least
+    free:float  # GiB; of several cards, of that one of those asked for that has least
     total:float # GiB
     gpu:bool    # or of the machine
 
-def device_memory() -> Memory|None: # None if the driver does not tell
+def device_memory(
+    cards:int=1     # that a model spans; the first ones
+) -> Memory|None: # None if the driver does not tell
     "What models may take here"
     import psutil, torch
     if not torch.cuda.is_available(): return Memory(psutil.virtual_memory().available/2**30, psutil.virtual_memory().total/2**30, False)
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
     asked = ['nvidia-smi', '--query-gpu=memory.free,memory.total', '--format=csv,noheader,nounits', *(['-i', visible] if visible else [])]
-    try: told = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60).stdout
-    except (OSError, subprocess.SubprocessError): return None
-    return Memory(*min(tuple(float(mib)/2**10 for mib in line.split(',')) for line in told.strip().splitlines()), True)
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60).stdout.strip().splitlines()
+        return Memory(*min(tuple(float(mib)/2**10 for mib in line.split(',')) for line in told[:cards]), True)
+    except (OSError, subprocess.SubprocessError, ValueError): return None   # some cards answer [N/A]
 
 # %% ../nbs/03_generate.ipynb #weights-memory
 def weights_memory(
@@ -625,7 +628,7 @@ class LocalEngine(Engine):
 
     def check_memory(self):
         "Raise CgdError if the model cannot be loaded here"
-        memory = device_memory()
+        memory = device_memory(self.cfg.tensor_parallel_size*self.cfg.pipeline_parallel_size)
         if memory and (fault := memory_fault(self.spec, weights_memory(self.folder, self.dtype, self.cfg.quantization), self.cfg, memory)): raise CgdError(fault)
 
     def set_adapter(self, adapter:str|None):
@@ -713,6 +716,9 @@ def _vllm_params(request:Request, keep_special:bool=False):
 # %% ../nbs/03_generate.ipynb #hf-engine
 class HfEngine(LocalEngine):
     "transformers' own `generate`, in this process"
+    def __init__(self, spec:str, model:str, cfg:EngineConfig):
+        if cfg.quantization: raise CgdError(f'{spec}: quantization={cfg.quantization}: transformers takes weights as they are stored; leave it out, or use vllm:')
+        super().__init__(spec, model, cfg)
     @property
     def version(self) -> str: return _version('transformers')
 
@@ -847,6 +853,8 @@ async def _ask(client, engine:OpenAIEngine, key:str, request:Request) -> Complet
         except openai.APIStatusError as e:
             if e.status_code == 400 and re.search('context[_ ](length|size|window)', str(e).lower()): return Completion('', 'too_long', 0, 0, key=key)
             raise CgdError(_hide_key(f'{engine.spec}: {e}; answers up to here are kept')) from None
+        except openai.APITimeoutError:
+            raise CgdError(f'{engine.spec}: {request.id}: timeout: no answer within {engine.cfg.timeout:g} s, {engine.cfg.max_retries + 1} times; set a longer one, or fewer tokens; answers up to here are kept') from None
         except openai.APIConnectionError as e:
             raise _Gone(f'{engine.spec}: no answer from {client.base_url} ({e})') from None
     raise CgdError(f'{engine.spec}: {request.id}: {attempt + 1} answers in a row that are not completions')
@@ -917,6 +925,7 @@ def engine_env(
     env = _QUIET | dict(HF_HUB_OFFLINE='1', VLLM_LOGGING_LEVEL='ERROR', VLLM_NO_USAGE_STATS='1', VLLM_CPU_KVCACHE_SPACE=str(cfg.kv_cache_gib),
                         VLLM_CPU_OMP_THREADS_BIND=','.join(map(str, cores)), OMP_WAIT_POLICY='passive', GOMP_SPINCOUNT='20000')
     if cfg.tensor_parallel_size == cfg.pipeline_parallel_size == 1: env['VLLM_ENABLE_V1_MULTIPROCESSING'] = '0'  # starts sooner
+    else: env['VLLM_WORKER_MULTIPROC_METHOD'] = 'spawn'   # a fork of a process that has asked for cards cannot use them, and holds on to our pipe
     return {k: os.environ.get(k, v) for k, v in env.items()}
 
 # %% ../nbs/03_generate.ipynb #serve
@@ -976,14 +985,14 @@ class Worker(Engine):
             process = self.process
             self.close()   # so that the next call starts a new one
             kind, fault = CgdError, f'{self.spec}: {explain_death(process.exitcode)}'
-        except BaseException: self.process.kill(); self.close(); raise   # interrupted: don't wait for work that nobody wants
+        except BaseException: kill_tree(self.process.pid); self.close(); raise   # interrupted: don't wait for work that nobody wants
         if fault: raise kind(f'{fault}\n(what it printed is in {log})')
 
     def close(self):
         "End the process, which frees all its memory"
         if not self.process: return
         self.pipe.close(); self.process.join(10)
-        if self.process.is_alive(): self.process.kill(); self.process.join()
+        if self.process.is_alive(): kill_tree(self.process.pid); self.process.join()
         self.process = None
 
 # %% ../nbs/03_generate.ipynb #vllm-fault

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['STAGES', 'RunConfig', 'split_benchmark', 'benchmark_name', 'trainings', 'rivals_of', 'needed_views', 'check_names',
            'check_solutions', 'check_held_out', 'check_benchmark', 'check_teachers', 'check_engines', 'recipe',
-           'check_method', 'check_config', 'open_spread', 'teacher_of', 'usable_problems', 'fitting', 'open_student',
-           'served', 'whole', 'tune', 'tune_rival', 'tune_all', 'settings_that_count', 'check_same_run', 'keep_config',
-           'tuning', 'stages', 'run', 'drafted', 'taught', 'split_traces', 'validation_pairs', 'same_rows',
-           'same_problems', 'load_tokenizer', 'save_lengths', 'make_pairs', 'examine', 'examine_all', 'clean_rows',
-           'shape_of', 'run_ledger', 'read_records', 'with_holm', 'results', 'caption', 'text_tables', 'loss_table',
-           'harness_tables', 'probed_tables', 'report', 'students', 'looked_at', 'probe_students', 'sampled_entropy',
-           'analyse', 'regrade_run', 'score_table', 'gap_table']
+           'check_method', 'check_config', 'open_spread', 'teacher_of', 'usable_problems', 'readable', 'fitting',
+           'open_student', 'served', 'whole', 'tune', 'tune_rival', 'tune_all', 'settings_that_count', 'check_same_run',
+           'keep_config', 'tuning', 'stages', 'run', 'drafted', 'taught', 'split_traces', 'validation_pairs',
+           'same_rows', 'same_problems', 'load_tokenizer', 'save_lengths', 'make_pairs', 'examine', 'examine_all',
+           'clean_rows', 'shape_of', 'run_ledger', 'read_records', 'with_holm', 'results', 'caption', 'text_tables',
+           'loss_table', 'harness_tables', 'probed_tables', 'report', 'students', 'looked_at', 'probe_students',
+           'sampled_entropy', 'analyse', 'regrade_run', 'score_table', 'gap_table']
 
 # %% ../nbs/11_pipeline.ipynb #imports
 import json, os, re, sys
@@ -237,13 +237,19 @@ def usable_problems(
     for message in problems.skipped: print(f'skipped: {message}', file=sys.stderr)
     return problems.rows
 
-def fitting(
+def readable(
     traces:list[dict] # drafts
 ) -> list[dict]:      # those whose prompt fitted the student's context
-    "Leave out what the student could not read; raises CgdError if that is everything"
+    "Leave out what the student could not read, and say so"
     for t in traces:
         if t['draft_finish'] == 'too_long': print(f'left out: {t["problem_id"]}: its prompt is longer than the context of {t["student"]}', file=sys.stderr)
-    fit = [t for t in traces if t['draft_finish'] != 'too_long']
+    return [t for t in traces if t['draft_finish'] != 'too_long']
+
+def fitting(
+    traces:list[dict] # drafts
+) -> list[dict]:      # see `readable`
+    "What the student could read; raises CgdError if that is nothing"
+    fit = readable(traces)
     if not fit: raise CgdError('no prompt fits the context of the student; use one with a longer context')
     return fit
 
@@ -565,6 +571,7 @@ def run_ledger(
     traces:list[dict]  # of it; the reference teacher's work is in no store
 ) -> list[dict]:       # see `analysis.ledger`
     "What every stage of a run cost"
+    if cfg.store: print(f'no ledger: {cfg.store} may hold what other runs cost, too; a run with a store of its own has one', file=sys.stderr)
     if cfg.store or not cfg.path('store.sqlite').exists(): return []
     import torch
     with cfg.open_store() as store: done = sessions(store)
@@ -714,7 +721,7 @@ def looked_at(
 def probe_students(
     cfg:RunConfig,     # a run with models
     traces:list[dict], # to measure on
-    tested:list[dict], # problems, whose first answer token is looked at
+    tested:Items,      # test problems, whose first answer token is looked at
     store:Store        # where scores are kept
 ) -> dict[str, list[dict]]: # by file name
     "Uncertainty, alignment, attention and drift of every student"
@@ -749,7 +756,7 @@ def analyse(
     with Store(cfg.path('probed', 'store.sqlite')) as store:   # not the run's: its ledger is of the run alone
         traces, whose = looked_at(cfg, problems, store)
         print(f'{len(traces[:rows])} refinements of {whose}')
-        tables = probe_students(cfg, traces[:rows], load_benchmark(source, limit).rows[:rows], store)
+        tables = probe_students(cfg, traces[:rows], load_benchmark(source, min(rows, limit or rows)), store)
         if samples: tables['answer_entropy'] = sampled_entropy(cfg, load_benchmark(source, min(50, limit or 50)), samples, store)
     for name, lines in tables.items():
         if lines: _csv(lines, cfg.path('probed', f'{name}.csv'))

@@ -20,7 +20,8 @@ from statistics import mean
 from typing import Literal
 
 from .core import CgdError, launch
-from .evaluate import EvalConfig, _ballot, ask, by_id, resampled
+from .benchmarks import Items
+from .evaluate import EvalConfig, _ballot, by_id, messages, resampled
 from .generate import (Completion, EngineConfig, HfEngine, Score, ScoreRequest, Store, _score_pairs, _score_text, add_completion,
                           begin_session, chat_pieces, complete, engine_env, find_model, request_key)
 from .views import ViewConfig, build, enclose, shuffle_critiques
@@ -258,8 +259,11 @@ def open_probe(
     dtype:Literal['float32', 'bfloat16']='float32' # bfloat16 differs by up to a tenth of a nat with what stands beside a text
 ) -> ProbeEngine:                 # a context manager; the model loads, in this process, when something is missing
     "The engine that measures a model"
-    about = Path(model).expanduser()/'adapter_config.json'
-    base = json.loads(about.read_text())['base_model_name_or_path'] if about.is_file() else model
+    about, ours = (Path(model).expanduser()/name for name in ('adapter_config.json', 'train.json'))
+    base = model
+    if about.is_file():   # `cgd.train` writes the base as it was named, PEFT as the Hub or a path of another machine has it
+        base = json.loads(ours.read_text())['base'] if ours.is_file() else json.loads(about.read_text())['base_model_name_or_path']
+        if not base: raise CgdError(f'{model}: an adapter that does not say of which base; merge it (`cgd.train.merge`), and measure what comes of it')
     return ProbeEngine(f'hf:{base}', base, EngineConfig(dtype=dtype, adapter=str(about.parent) if about.is_file() else None, in_process=True))
 
 def _fill(model:str, rows:list[dict], path:str):
@@ -506,13 +510,13 @@ def _fill_drift(base:str, rows:dict[str, list[dict]], path:str):
 def first_token_table(
     base:str,               # the untrained student
     models:dict[str, str],  # method -> a tuned student: see `open_probe`
-    problems:list[dict],    # rows with problem_id and prompt
+    problems:list[dict]|Items, # rows with problem_id and prompt, or a benchmark
     store:Store,            # where divergences are kept
     cfg:EvalConfig=EvalConfig() # how problems are put
 ) -> list[dict]:            # method, measure, n, value with its interval
     "How far tuned students have drifted from their base in the first token of an answer"
     engines, identity = {m: open_probe(m) for m in models.values()}, open_probe(base).identity
-    requests = [DriftRequest(p['problem_id'], ask(p['prompt'], cfg), identity) for p in problems]
+    requests = [DriftRequest(p['problem_id'], messages(problems, p, cfg), identity) for p in problems]
     keys = {m: [request_key(engine.identity, r) for r in requests] for m, engine in engines.items()}
     missing = {m: [vars(r) for key, r in zip(keys[m], requests) if key not in found] for m in keys if len(found := store.get(keys[m])) < len({*keys[m]})}
     if missing: launch('cgd.probe:_fill_drift', base, missing, str(store.path), env=engine_env(EngineConfig()))

@@ -21,8 +21,8 @@ from .benchmarks import load_benchmark
 from .generate import Engine, SampleConfig, Store
 from .rollouts import draft
 from .teacher import direct, teach
-from .views import Pairs, ViewConfig, build
-from .pipeline import RunConfig, keep_config, needed_views, open_student, same_rows, split_benchmark, teacher_of
+from .views import ViewConfig, build
+from .pipeline import RunConfig, keep_config, needed_views, open_student, readable, same_rows, split_benchmark, teacher_of
 
 # %% ../nbs/14_scale.ipynb #portions
 def _usable(spec:str) -> Iterator[tuple[dict|None, str]]:
@@ -85,6 +85,8 @@ def read_parts(
     return map(read_table, parts)
 
 # %% ../nbs/14_scale.ipynb #stages
+def _clean(rows:list[dict], tests:list[dict]) -> list[dict]: return decontaminate(rows, tests)[0] if tests else rows
+
 def draft_parts(
     problems:Iterable[list[dict]], # from `problem_portions`
     engine:Engine,    # the student
@@ -93,7 +95,7 @@ def draft_parts(
     out:str|Path      # folder
 ) -> list[Path]:      # parts of the trace table, up to its drafts
     "Drafts in parts, less those whose prompt the student cannot read"
-    def work(rows): return [t for t in draft(rows, engine, store, cfg) if t['draft_finish'] != 'too_long']
+    def work(rows): return readable(draft(rows, engine, store, cfg))
     return in_parts(problems, work, out, [engine.identity, cfg.model_dump()])
 
 def teach_parts(
@@ -114,11 +116,14 @@ def view_parts(
     traces:list[Path], # parts
     names:list[str],   # keys of VIEWS
     cfg:ViewConfig,    # filters and seeds
-    out:str|Path       # folder; each view has one of its own in it
+    out:str|Path,      # folder; each view has one of its own in it
+    tests:list[dict]=() # problems that no pair may give away
 ) -> dict[str, list[Path]]: # parts by view
     "Training pairs in parts, of the same traces for every view"
-    def pairs(name): return lambda rows: next(v.rows for v in same_rows([build(rows, n, cfg) for n in names]) if v.name == name)
-    return {name: in_parts(read_parts(traces), pairs(name), Path(out, name), [name, names, cfg.model_dump()]) for name in names}
+    def pairs(name):
+        def of(rows): return next(v.rows for v in same_rows([build(_clean(rows, tests), n, cfg) for n in names]) if v.name == name)
+        return of
+    return {name: in_parts(read_parts(traces), pairs(name), Path(out, name), [name, names, cfg.model_dump(), [t['prompt'] for t in tests]]) for name in names}
 
 # %% ../nbs/14_scale.ipynb #config
 def run_in_parts(
@@ -129,13 +134,13 @@ def run_in_parts(
     if len(cfg.teacher) > 1: raise CgdError('teacher: tables in parts are taught by one teacher; name one, and merge the stores of several runs')
     if cfg.n_problems or cfg.validation or cfg.drop_solved: raise CgdError('n_problems, validation, drop_solved: not for tables in parts; give the file the rows you want, and set n_problems: null')
     keep_config(cfg)
-    tests = [row for spec in cfg.benchmarks for row in load_benchmark(*split_benchmark(spec)).rows] if cfg.decontaminate else []
-    portions = (decontaminate(rows, tests)[0] if tests else rows for rows in problem_portions(cfg.problems, rows_at_once))
+    tests = [row for spec in cfg.benchmarks for row in load_benchmark(split_benchmark(spec)[0]).rows] if cfg.decontaminate else []   # all of it, however much is asked
+    portions = (_clean(rows, tests) for rows in problem_portions(cfg.problems, rows_at_once))
     views, folder = needed_views(cfg), cfg.path('parts')
     with cfg.open_store() as store:
         with open_student(cfg) as student: drafts = draft_parts(portions, student, store, cfg.draft, folder/'drafts')
         with teacher_of(cfg, cfg.teacher[0]) as teacher: traces = teach_parts(drafts, teacher, store, folder/'traces', 'dsft' in views)
-    return dict(drafts=drafts, traces=traces) | view_parts(traces, views, cfg.views, folder)
+    return dict(drafts=drafts, traces=traces) | view_parts(traces, views, cfg.views, folder, tests)
 
 # %% ../nbs/14_scale.ipynb #split
 def split_problems(
@@ -159,12 +164,13 @@ def split_problems(
 def stage_gpus(
     config:str # a run's YAML file
 ) -> dict[str, int]: # draft, teach, train, eval -> cards of one job
-    "How many GPUs a job of each stage uses; 0 where a served model or the oracle teacher does the work"
+    "How many GPUs a job of each stage uses; 0 where no model is loaded on this cluster at all"
     cfg = RunConfig.load(config)
     def cards(engine): return engine.tensor_parallel_size*engine.pipeline_parallel_size*max(cfg.cluster.workers, 1)
-    def local(teacher): return teacher.partition(':')[0] in ('vllm', 'hf')
-    return dict(draft=0 if cfg.student_url else cards(cfg.engine), teach=cards(cfg.teacher_engine) if any(map(local, cfg.teacher)) else 0,
-                train=cfg.train.processes, eval=cards(cfg.engine))
+    student = 0 if cfg.student_url else cards(cfg.engine)
+    teacher = cards(cfg.teacher_engine) if any(t.startswith(('vllm:', 'hf:')) for t in cfg.teacher) else 0
+    # a stage without a model of its own still opens the other's engine, whose rows it finds only on hardware of the same kind
+    return dict(draft=student or min(teacher, 1), teach=teacher or min(student, 1), train=cfg.train.processes, eval=max(cards(cfg.engine), cfg.train.processes))
 
 # %% ../nbs/14_scale.ipynb #card
 class Card(Config):

@@ -224,6 +224,7 @@ def _load_base(folder:str, cfg:TrainConfig, batching:str):
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     if not torch.cuda.is_available(): _without_triton()
+    elif 'LOCAL_RANK' in os.environ: torch.cuda.set_device(int(os.environ['LOCAL_RANK']))   # or every process would load on the first card
     half = getattr(torch, _dtype(cfg))
     four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=half, bnb_4bit_use_double_quant=True)
     attention = 'flash_attention_2' if batching != 'padded' and _flash(cfg) else None
@@ -396,12 +397,19 @@ def _check_apart(trainer, batching:str, rows:list[dict]):
     if moved > 1e-6:
         raise CgdError(f'batching={batching}: with this model and attention, pairs see those before them (a loss moves by {moved:.2g}); take batching=padded')
 
+def _widen(model):
+    "Adapters in float32, as SFTTrainer makes those of a 4-bit model bfloat16, whose gradients float16 training cannot scale"
+    import torch
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32: parameter.data = parameter.data.float()
+
 def _trainer(model, tokenizer, encoded:Encoded, held_out:Encoded|None, cfg:TrainConfig, batching:str, checkpoints:Path, callback):
     from trl import SFTConfig, SFTTrainer
     data = _dataset(encoded.rows, cfg, batching)
     args = _on_these_devices(SFTConfig(**_dividing(cfg, batching, len(data)), **_descending(cfg), **_keeping(cfg, held_out is not None, checkpoints)))
     trainer = SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer, callbacks=[callback],
                          eval_dataset=None if held_out is None else _dataset(held_out.rows, cfg, 'padding_free'))
+    if args.fp16: _widen(trainer.model)
     _quiet(trainer, checkpoints.with_suffix('.logs'))
     if len(trainer.train_dataset) != len(data): raise CgdError(f'the trainer kept {len(trainer.train_dataset)} of {len(data)} rows')
     if batching != 'padded': _check_apart(trainer, batching, encoded.rows)

@@ -208,6 +208,21 @@ def test_an_adapter_is_measured_on_its_base(tiny_student, tmp_path, store, here)
     flat = lambda p: [v for s in p.scores['x'] for v in s.logprobs]
     assert flat(worn) == pytest.approx(flat(merged), abs=1e-3) and flat(worn) != pytest.approx(flat(base), abs=1e-2)
     assert worn.attention[0]['shares'] != base.attention[0]['shares']
+    about = tmp_path/'adapter'/'adapter_config.json'   # as `cgd.train` leaves it: no path of one machine
+    about.write_text(json.dumps(json.loads(about.read_text()) | dict(base_model_name_or_path=None)))
+    with pytest.raises(CgdError, match='does not say of which base'): open_probe(str(tmp_path/'adapter'))
+    (tmp_path/'adapter'/'train.json').write_text(json.dumps(dict(base=tiny_student)))
+    assert open_probe(str(tmp_path/'adapter')).identity['model'] == open_probe(tiny_student).identity['model']
+
+
+def test_drift_is_measured_behind_what_a_benchmark_asks(tiny_student, store, here):
+    from cgd.benchmarks import Benchmark, Items
+    from cgd.probe import DriftRequest
+    items = Items(Benchmark('own', template='Q: {prompt}'), [dict(problem_id=f'p{i}', prompt=f'{i} + 1?', item={}) for i in range(2)])
+    first_token_table(tiny_student, dict(itself=tiny_student), items, store)
+    identity = open_probe(tiny_student).identity
+    asked = lambda text: request_key(identity, DriftRequest('p0', [dict(role='user', content=text)], identity))
+    assert asked('Q: 0 + 1?') in store.get([asked('Q: 0 + 1?')]) and not store.get([asked('0 + 1?')])
 
 
 def test_samples_of_a_problem_are_one_item():

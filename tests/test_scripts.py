@@ -37,7 +37,7 @@ def test_slurm_dry_run_says_what_waits_for_what():
     assert [job[-1].split('/')[-1] for job in jobs] == ['draft.sbatch', 'teach.sbatch', 'merge.sbatch', 'train.sbatch', 'eval.sbatch']
     assert [next((w.split('=', 1)[1] for w in job if w.startswith('--dependency')), '') for job in jobs] == ['', 'aftercorr:<draft>', 'afterok:<teach>', 'afterok:<merge>', 'afterok:<train>']
     assert sum('--array=0-3' in job for job in jobs) == 2
-    assert [next((w for w in job if w.startswith('--gpus')), '') for job in jobs] == ['--gpus=1', '', '', '--gpus=1', '--gpus=1']   # the oracle teacher needs none
+    assert [next((w for w in job if w.startswith('--gpus')), '') for job in jobs] == ['--gpus=1', '--gpus=1', '', '--gpus=1', '--gpus=1']
     assert not (ROOT/'runs'/'demo-parts').exists()
     assert 'PARTS: expected a number' in run('scripts/slurm/submit.sh', 'configs/cpu.yaml', 'demo', 'four', fails=True)
     assert 'no such config' in run('scripts/slurm/submit.sh', '--dry-run', 'nowhere.yaml', 'demo', 2, fails=True)
