@@ -8,7 +8,7 @@ __all__ = ['BENCHMARKS', 'Benchmark', 'shuffled', 'to_item', 'Items', 'load_benc
            'mc_scores', 'score_items', 'registry']
 
 # %% ../nbs/08_benchmarks.ipynb #imports
-import ast, inspect, json, math, os, random, re, signal, string, subprocess, sys, tempfile
+import ast, inspect, math, os, random, re, signal, string, subprocess, sys, tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from unittest.mock import patch
 
-from .core import CgdError, checksum, content_hash, derive_seed, shipped
+from .core import CgdError, checksum, content_hash, derive_seed, shipped, usable_cores
 from .data import SETS, load_problems, to_problem, _parse, _read_file, _read_hub
 from .generate import Engine, ScoreRequest, Store, score
 from .grade import Grade, grade_many, last_boxed, last_number, to_number
@@ -382,7 +382,7 @@ def follow_many(
     if not long: return lines
     from pebble import ProcessExpired, ProcessPool
     start, check = (resolve_name(f'cgd.benchmarks:{name}') for name in ('_instruction_checks', 'follows'))   # importable in a spawned process
-    with ProcessPool(max_workers=min(os.cpu_count(), len(long)), context=get_context('spawn'), initializer=start) as pool:
+    with ProcessPool(max_workers=min(usable_cores(), len(long)), context=get_context('spawn'), initializer=start) as pool:
         futures = {i: pool.schedule(check, args=(rows[i], texts[i]), timeout=timeout) for i in long}
         for i, future in futures.items():
             try: lines[i] = future.result()
@@ -528,7 +528,7 @@ def passes(
     if trial['confined'] == 'limits':
         print('humaneval: this system grants no namespaces, so code is held by limits alone: it can read and remove files as you can', file=sys.stderr)
     def one(row, text): return run_code(to_program(row, text)) if text.strip() else dict(outcome='no_answer', error='')
-    with ThreadPoolExecutor(os.cpu_count()) as pool: results = list(pool.map(one, rows, texts))
+    with ThreadPoolExecutor(usable_cores()) as pool: results = list(pool.map(one, rows, texts))
     return [dict(code=r['outcome'], code_error=r['error'] or None, confined=trial['confined']) for r in results]
 
 # %% ../nbs/08_benchmarks.ipynb #grade-items

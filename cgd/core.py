@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CgdError', 'content_hash', 'derive_seed', 'write_atomic', 'checksum', 'write_table', 'read_jsonl', 'read_table',
-           'mark_current', 'is_current', 'explain_errors', 'Config', 'shipped', 'kill_tree', 'set_up_child',
-           'call_by_name', 'explain_death', 'launch']
+           'mark_current', 'is_current', 'explain_errors', 'Config', 'shipped', 'usable_cores', 'redirect_output',
+           'kill_tree', 'set_up_child', 'call_by_name', 'explain_death', 'launch']
 
 # %% ../nbs/00_core.ipynb #imports
 import contextlib, difflib, hashlib, io, json, os, signal, threading
@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import TextIO
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -69,11 +70,15 @@ def checksum(
 # %% ../nbs/00_core.ipynb #write-table
 def write_table(
     rows:list[dict], # one dict a row, same keys in each
-    path:str|Path    # ends in .parquet or .jsonl
+    path:str|Path    # ends in .parquet or .jsonl; or in .csv, for tables that are looked at: six digits, and no types
 ) -> Path:           # the path, absolute
-    "Save rows; the file is whole or absent"
-    if str(path).endswith('.jsonl'):
-        return write_atomic(path, ''.join(json.dumps(r, ensure_ascii=False) + '\n' for r in rows))
+    "Save rows; the file is whole or absent; raises CgdError for another kind of file"
+    kind = Path(path).suffix
+    if kind not in ('.parquet', '.jsonl', '.csv'): raise CgdError(f'{path}: a table is .parquet, .jsonl or .csv')
+    if kind == '.jsonl': return write_atomic(path, ''.join(json.dumps(r, ensure_ascii=False) + '\n' for r in rows))
+    if kind == '.csv':
+        import pandas as pd
+        return write_atomic(path, pd.DataFrame(rows).to_csv(index=False, float_format='%.6g'))
     import pyarrow as pa, pyarrow.parquet as pq
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), buffer)
@@ -189,6 +194,19 @@ def shipped(
     raise CgdError(f'{name}: not among the files that come with cgd')
 
 # %% ../nbs/00_core.ipynb #child
+def usable_cores() -> int: # not all of a machine that is shared
+    "How many processor cores this process may use"
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+def redirect_output(
+    log:str|Path # file that is added to
+) -> TextIO:     # the terminal, which can still be written to
+    "Send all that this process prints, C++ parts included, to a file"
+    screen = os.fdopen(os.dup(2), 'w')
+    with open(log, 'a') as file:
+        for descriptor in (1, 2): os.dup2(file.fileno(), descriptor)
+    return screen
+
 def kill_tree(
     pid:int # of a process
 ):

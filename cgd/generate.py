@@ -24,8 +24,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, PositiveInt
 from tqdm import tqdm
 
-from .core import (CgdError, Config, call_by_name, checksum, content_hash, derive_seed, explain_death, kill_tree, launch, read_table, set_up_child,
-                      write_atomic, write_table)
+from .core import (CgdError, Config, call_by_name, checksum, content_hash, derive_seed, explain_death, kill_tree, launch, read_table, redirect_output,
+                      set_up_child, write_atomic, write_table)
 
 # %% ../nbs/03_generate.ipynb #sample-config
 class SampleConfig(Config):
@@ -398,8 +398,7 @@ def embedded_student() -> str: # a folder in the cache
 # %% ../nbs/03_generate.ipynb #quiet
 def _quietly(target:str, *args, log:str=os.devnull):
     "Call a function of this package with all that it prints, C++ parts included, sent to a file"
-    with open(log, 'a') as file:
-        for descriptor in (1, 2): os.dup2(file.fileno(), descriptor)
+    redirect_output(log)
     return call_by_name(target, args, {})
 
 # %% ../nbs/03_generate.ipynb #find-model

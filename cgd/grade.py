@@ -8,7 +8,7 @@ __all__ = ['GRADERS', 'Grade', 'last_boxed', 'boxed_answer', 'stated_answer', 'b
            'letter', 'exact', 'grade_many', 'grade', 'outcomes']
 
 # %% ../nbs/02_grade.ipynb #imports
-import logging, os, re
+import logging, re
 from concurrent.futures import TimeoutError
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from multiprocessing import get_all_start_methods, get_context
 from pkgutil import resolve_name
 
-from .core import CgdError
+from .core import CgdError, usable_cores
 
 # %% ../nbs/02_grade.ipynb #grade-class
 @dataclass(frozen=True)
@@ -659,8 +659,7 @@ def grade_many(
     grades = [GRADERS[grader](*pair) for pair in pairs]
     open_ = [i for i, g in enumerate(grades) if g is None]
     if open_:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()   # those that we may use
-        workers = min(workers or cores, len(open_))
+        workers = min(workers or usable_cores(), len(open_))
         for i, g in zip(open_, _grade_slowly([pairs[i] for i in open_], grader, workers, timeout)): grades[i] = g
     return grades
 

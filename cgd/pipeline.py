@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
-from .core import CgdError, Config, content_hash, read_table, write_atomic, write_table
+from .core import CgdError, Config, read_table, write_atomic, write_table
 from .data import decontaminate, load_problems, overlap
 from .benchmarks import Items, load_benchmark
 from .cluster import ClusterConfig, open_cluster
@@ -477,7 +477,7 @@ def save_lengths(
 ):
     "Keep the tokens of every part of the pairs, and say where the trainer will have to shorten some"
     audit = [dict(method=m, **row) for m, p in pairs.items() if p.rows for row in length_audit(lengths(tokenizer, p), cfg.train.max_length)]
-    _csv(audit, file := cfg.path('pairs', 'lengths.csv'))
+    write_table(audit, file := cfg.path('pairs', 'lengths.csv'))
     for row in audit:
         if row['part'] == 'total' and row['over']: print(f'{row["method"]}: {row["over"]} pairs have more than train.max_length={cfg.train.max_length} tokens; see {file}')
 
@@ -546,7 +546,7 @@ def clean_rows(
     tests = [row for spec in cfg.benchmarks for row in load_benchmark(split_benchmark(spec)[0]).rows]   # all of it, however much is asked
     kept, hits = decontaminate(rows, tests)
     if hits: print(f'left out: {len(rows) - len(kept)} of {len(rows)} {stage} that give a test problem away; see {cfg.path("contamination-" + stage + ".csv")}')
-    _csv(hits, cfg.path(f'contamination-{stage}.csv'))
+    write_table(hits, cfg.path(f'contamination-{stage}.csv'))
     if not kept: raise CgdError(f'problems: all {len(rows)} {stage} give a test problem away; see {cfg.path(f"contamination-{stage}.csv")}; take other problems, or decontaminate=false')
     return kept
 
@@ -577,10 +577,6 @@ def run_ledger(
     with cfg.open_store() as store: done = sessions(store)
     trainings = {file.parent.name: json.loads(file.read_text()) for file in sorted(cfg.path('models').glob('*/train.json'))}
     return ledger(done + oracle_sessions(traces), trainings, shape_of(cfg.student), _teacher_shapes(cfg), torch.cuda.device_count())
-
-def _csv(rows:list[dict], path:Path):
-    import pandas as pd
-    write_atomic(path, pd.DataFrame(rows).to_csv(index=False, float_format='%.6g'))
 
 # %% ../nbs/11_pipeline.ipynb #results
 def _place(names:list, name:str) -> int: return names.index(name) if name in names else len(names)
@@ -692,7 +688,7 @@ def report(
     tables |= dict(costs=costs, reach=reach_table(costs, scores))
     tables |= {name: tables.get(name, []) + rows for name, rows in probed.items()}
     for name, rows in tables.items():
-        if rows: _csv(rows, folder/f'{name}.csv')
+        if rows: write_table(rows, folder/f'{name}.csv')
     figure = plot_run(scores, caption(cfg))
     figure.savefig(folder/'figure.png', dpi=150); plt.close(figure)
     write_atomic(folder/'report.html', _page(cfg, records, tables))
@@ -759,7 +755,7 @@ def analyse(
         tables = probe_students(cfg, traces[:rows], load_benchmark(source, min(rows, limit or rows)), store)
         if samples: tables['answer_entropy'] = sampled_entropy(cfg, load_benchmark(source, min(50, limit or 50)), samples, store)
     for name, lines in tables.items():
-        if lines: _csv(lines, cfg.path('probed', f'{name}.csv'))
+        if lines: write_table(lines, cfg.path('probed', f'{name}.csv'))
     return report(folder)
 
 # %% ../nbs/11_pipeline.ipynb #regrade

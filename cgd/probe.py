@@ -23,7 +23,7 @@ from .core import CgdError, launch
 from .benchmarks import Items
 from .evaluate import EvalConfig, _ballot, by_id, messages, resampled
 from .generate import (Completion, EngineConfig, HfEngine, Score, ScoreRequest, Store, _score_pairs, _score_text, add_completion,
-                          begin_session, chat_pieces, complete, engine_env, find_model, request_key)
+                          begin_session, chat_pieces, complete, engine_env, request_key)
 from .views import ViewConfig, build, enclose, shuffle_critiques
 
 # %% ../nbs/09_probe.ipynb #contexts

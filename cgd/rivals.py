@@ -7,7 +7,7 @@ __all__ = ['RIVALS', 'RLConfig', 'as_messages', 'read_ids', 'usable', 'in_order'
            'check_rival', 'rival_card', 'fit_rival', 'train_rival']
 
 # %% ../nbs/07_rivals.ipynb #imports
-import json, os, random
+import json, random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from typing import Literal, TextIO
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from .core import CgdError, Config, content_hash, derive_seed, is_current, launch
+from .core import CgdError, Config, content_hash, derive_seed, is_current, launch, redirect_output
 from .generate import chat_ids, find_model, fingerprint
 from .grade import GRADERS, grade_many
 from .train import (TrainConfig, check_loggers, devices, hub_id, train_env, _check_hardware, _deliver, _descending, _dtype, _keeping, _load_base, _lora,
@@ -264,9 +264,7 @@ def fit_rival(
 
 # %% ../nbs/07_rivals.ipynb #train-rival
 def _rival_in_child(name:str, rows:list[dict], values:dict, base:str, out:str, progress:bool) -> dict:
-    screen = os.fdopen(os.dup(2), 'w')
-    with open(Path(out).with_name(f'{Path(out).name}.log'), 'a') as log:
-        for descriptor in (1, 2): os.dup2(log.fileno(), descriptor)
+    screen = redirect_output(Path(out).with_name(f'{Path(out).name}.log'))
     return fit_rival(name, rows, RLConfig.make(values), base, out, screen if progress else None)
 
 def train_rival(

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import PositiveFloat
 
-from .core import CgdError, Config, read_table, write_atomic, write_table
+from .core import CgdError, Config, read_table, write_table
 from .analysis import drift, imitation, ledger, oracle_sessions, reasoning
 from .evaluate import by_problem, compare, crossed, graders_in, graders_of, holm, mean_interval, summarise
 from .generate import Store, sessions
@@ -300,7 +300,7 @@ def save_tables(
     made, measured = tables(rows, sweep), probed(sweep)
     made |= {name: made.get(name, []) + lines for name, lines in measured.items()}
     for name, table in made.items():
-        if table: write_atomic(folder/f'{name}.csv', pd.DataFrame(table).to_csv(index=False, float_format='%.6g'))
+        if table: write_table(table, folder/f'{name}.csv')
     write_table(outcomes(rows), folder/'outcomes.parquet')
     sweep.save(folder/'sweep.yaml')
     return '\n\n'.join([*(pd.DataFrame(made[name]).round(4).to_string(index=False) for name in ('methods', 'contrasts') if made[name]),

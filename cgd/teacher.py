@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from .core import CgdError, Config, content_hash, derive_seed
 from .generate import Completion, Engine, SampleConfig, Store, complete, open_engine, sample_requests
-from .grade import grade, grade_many, outcomes
+from .grade import grade, outcomes
 
 # %% ../nbs/05_teacher.ipynb #plain
 _ANSI = re.compile(r'\x1b(?:\[[0-?]{0,40}[ -/]{0,8}[@-~]|\][^\x07\x1b]{0,1000}(?:\x07|\x1b\\)?|[@-Z\\^_])')

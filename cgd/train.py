@@ -19,7 +19,8 @@ from typing import Literal, TextIO
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from .core import CgdError, Config, call_by_name, content_hash, derive_seed, explain_death, is_current, launch, mark_current, read_table, set_up_child, write_atomic
+from .core import (CgdError, Config, call_by_name, content_hash, derive_seed, explain_death, is_current, launch, mark_current, read_table, redirect_output,
+                      set_up_child, usable_cores, write_atomic)
 from .data import overlap
 from .generate import cache_folder, device_memory, find_model, fingerprint, resolve_dtype
 from .views import Encoded, Pairs, encode
@@ -649,8 +650,7 @@ def train_env(
     processes:int=1    # that share the cores
 ) -> dict[str, str]:  # environment variables for the child; what you have set yourself stands
     "What the trainer's libraries read from the environment"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    env = dict(HF_HUB_OFFLINE='0' if online else '1', OMP_NUM_THREADS=str(max(1, cores//processes)), TOKENIZERS_PARALLELISM='false', TRANSFORMERS_VERBOSITY='error',
+    env = dict(HF_HUB_OFFLINE='0' if online else '1', OMP_NUM_THREADS=str(max(1, usable_cores()//processes)), TOKENIZERS_PARALLELISM='false', TRANSFORMERS_VERBOSITY='error',
                UNSLOTH_COMPILE_LOCATION=str(cache_folder()/'unsloth'), UNSLOTH_DISABLE_STATISTICS='1',
                OMP_WAIT_POLICY='passive')  # a thread that spins while it waits starves the other, if anything else runs
     return {k: os.environ.get(k, v) for k, v in env.items()}
@@ -679,9 +679,7 @@ def start_ranks(
 
 # %% ../nbs/07_train.ipynb #in-child
 def _fit_on_rank(pairs:Pairs, values:dict, base:str, out:str, progress:bool, validation:Pairs|None=None) -> dict:
-    screen = os.fdopen(os.dup(2), 'w')
-    with open(Path(out).with_name(f'{Path(out).name}.log'), 'a') as log:
-        for descriptor in (1, 2): os.dup2(log.fileno(), descriptor)
+    screen = redirect_output(Path(out).with_name(f'{Path(out).name}.log'))
     return fit(pairs, TrainConfig.make(values), base, out, screen if progress and _is_first() else None, validation)
 
 def _fit_in_child(pairs:Pairs, values:dict, base:str, out:str, *more) -> dict:
