@@ -336,7 +336,7 @@ def _by_method(answers:list[dict]) -> dict[str, list[dict]]:
 
 def drift(
     answers:list[dict] # with method, benchmark, id, completion, completion_tokens and outcomes; those of several seeds are averaged
-) -> list[dict]:       # method, measure, n, value, low, high
+) -> list[dict]:       # method, measure, seeds, n, value, low, high
     "The form of each method's answers"
     return [line for method, rows in _by_method(answers).items() for m, value in _DRIFT.items()
             if (line := dict(method=method, measure=m, **measured(rows, value, _ANSWER)))['n']]
@@ -389,7 +389,8 @@ def judge_steps(
 # %% ../nbs/09_analysis.ipynb #reasoning
 def _checked(answers:list[dict], grader:str) -> list[dict]:
     "With `steps`, and whether the answer is right"
-    if lacking := [r for r in answers if r.get(grader) is None or r.get('reference') is None]: raise CgdError(f'{lacking[0].get("benchmark")} {lacking[0]["id"]}: no outcome by {grader}, or no reference; give the answers of benchmarks that have both')
+    if lacking := [r for r in answers if r.get(grader) is None or r.get('reference') is None]:
+        raise CgdError(f'{lacking[0].get("benchmark")} {lacking[0]["id"]}: no outcome by {grader}, or no reference; give the answers of benchmarks that have both')
     return [dict(r, steps=judge_steps(r['completion'], r['reference']), right=r[grader] == 'right') for r in answers]
 
 def _by_both(answers:list[dict]) -> dict[tuple[str, str], list[dict]]:
@@ -411,7 +412,7 @@ def step_kinds(
 def reasoning(
     answers:list[dict],    # as for `step_kinds`
     grader:str='flexible'  # which answers are right
-) -> list[dict]:           # method, benchmark, n (right answers with checkable steps), value, low, high
+) -> list[dict]:           # method, benchmark, seeds, n (right answers with checkable steps), value, low, high
     "Share of right answers whose written steps are wrong"
     def wrong(r): return r['steps'] != 'sound' if r['right'] and r['steps'] != 'none' else None
     return [dict(method=method, benchmark=benchmark, **measured(rows, wrong, ('id',))) for (method, benchmark), rows in _by_both(_checked(answers, grader)).items()]
@@ -552,7 +553,8 @@ def ledger(
     for (method, stage, who), some in groups.items():
         flops = None if any(s['flops'] is None for s in some) else sum(s['flops'] for s in some)
         total = {k: sum(s[k] for s in some) for k in ('requests', 'prompt_tokens', 'completion_tokens', 'seconds')}
-        rows.append(dict(method=method, stage=stage, who=who, **{k: total[k] for k in ('requests', 'prompt_tokens', 'completion_tokens')}, flops=flops, seconds=total['seconds'], gpu_hours=gpus*total['seconds']/3600))
+        rows.append(dict(method=method, stage=stage, who=who, **{k: total[k] for k in ('requests', 'prompt_tokens', 'completion_tokens')},
+                         flops=flops, seconds=total['seconds'], gpu_hours=gpus*total['seconds']/3600))
     return sorted(rows, key=lambda r: (r['method'], [*_SHARED, 'train', 'evaluate'].index(r['stage']) if r['stage'] in (*_SHARED, 'train', 'evaluate') else 9))
 
 # %% ../nbs/09_analysis.ipynb #method-costs
@@ -608,5 +610,6 @@ def reach_table(
         own, reach = flops.get(r['method']), cost_to_reach(runs, r[grader])
         if r['method'] == 'base' or reach['cost'] is None: continue
         cheapest = next(s['method'] for s in runs if s['flops'] == reach['cost'] and s['accuracy'] >= r[grader])
-        lines.append(dict(benchmark=r['benchmark'], grader=grader, method=r['method'], accuracy=r[grader], flops=own, reached_by=cheapest, cost=reach['cost'], times=own/reach['cost'] if own and reach['cost'] else None, surely=reach['surely']))
+        lines.append(dict(benchmark=r['benchmark'], grader=grader, method=r['method'], accuracy=r[grader], flops=own, reached_by=cheapest, cost=reach['cost'],
+                          times=own/reach['cost'] if own and reach['cost'] else None, surely=reach['surely']))
     return lines

@@ -663,7 +663,10 @@ def probed_tables(cfg:RunConfig) -> dict[str, list[dict]]: # by file name; none 
 
 # %% ../nbs/11_pipeline.ipynb #report
 _HEADINGS = dict(results='Scores', differences='Paired differences', critiques='Critiques', confusion='Verdicts against grades', alignment='Critique and refinement', uncertainty='Uncertainty of the refinement',
-                 uncertainty_gaps='What a context changes', answer_entropy='How undecided sampled answers are', drift='How the answers have drifted', reasoning='Right answers with wrong steps', imitation="The teacher's form without its substance", at_k='What several samples are worth', lm_eval='Tasks as lm-eval has them', lm_eval_beside="lm-eval's graders and ours on the same replies", ledger='What it cost', costs='What each method costs with its data', reach='The cost of an accuracy')
+                 uncertainty_gaps='What a context changes', answer_entropy='How undecided sampled answers are', drift='How the answers have drifted',
+                 reasoning='Right answers with wrong steps', imitation="The teacher's form without its substance", at_k='What several samples are worth',
+                 lm_eval='Tasks as lm-eval has them', lm_eval_beside="lm-eval's graders and ours on the same replies",
+                 ledger='What it cost', costs='What each method costs with its data', reach='The cost of an accuracy')
 
 def _page(cfg:RunConfig, records:dict, tables:dict[str, list[dict]]) -> str:
     "The run as one HTML page"
@@ -724,7 +727,8 @@ def probe_students(
     models = students(cfg)
     probed = [measure(model, traces, store, cfg.views, method) for method, model in models.items()]
     first = first_token_table(cfg.student, {m: f for m, f in models.items() if m != 'base'}, tested, store, cfg.eval)
-    return dict(uncertainty=uncertainty_table(probed), uncertainty_gaps=uncertainty_gaps(probed), attention=attention_table(probed), alignment=alignment_table(probed) + cosine_table(traces, cfg.views), drift=first)
+    return dict(uncertainty=uncertainty_table(probed), uncertainty_gaps=uncertainty_gaps(probed), attention=attention_table(probed),
+                alignment=alignment_table(probed) + cosine_table(traces, cfg.views), drift=first)
 
 # %% ../nbs/11_pipeline.ipynb #sampled-entropy
 def sampled_entropy(

@@ -323,7 +323,11 @@ def facts(
     methods = {v['by'] for e in found if e['set'] != TEACHING for v in e['voices']}
     lines = [('problems taught', f'{len({e["prompt"] for e in found if e["set"] == TEACHING}):,}', f'{sets[TEACHING]:,} drafts')] if sets[TEACHING] else []
     lines += [('teacher' if len(teachers) == 1 else 'teachers', ', '.join(teachers), '')] if teachers else []
-    lines += [(f'test: {s}', f'{len({e["id"] for e in found if e["set"] == s and not e["sample"]}):,}', 'problems' + (f', {n:,} samples' if any(e['sample'] for e in found if e['set'] == s) else '')) for s, n in sets.items() if s != TEACHING]
+    for name, n in sets.items():
+        if name == TEACHING: continue
+        own = [e for e in found if e['set'] == name]
+        sampled = f', {n:,} samples' if any(e['sample'] for e in own) else ''
+        lines.append((f'test: {name}', f'{len({e["id"] for e in own if not e["sample"]}):,}', f'problems{sampled}'))
     return lines + ([('models compared', str(len(methods)), '')] if methods else [])
 
 # %% ../nbs/10_report.ipynb #render-report
