@@ -853,7 +853,7 @@ async def _ask(client, engine:OpenAIEngine, key:str, request:Request) -> Complet
             if e.status_code == 400 and re.search('context[_ ](length|size|window)', str(e).lower()): return Completion('', 'too_long', 0, 0, key=key)
             raise CgdError(_hide_key(f'{engine.spec}: {e}; answers up to here are kept')) from None
         except openai.APITimeoutError:
-            raise CgdError(f'{engine.spec}: {request.id}: timeout: no answer within {engine.cfg.timeout:g} s, {engine.cfg.max_retries + 1} times; set a longer one, or fewer tokens; answers up to here are kept') from None
+            raise CgdError(f'{engine.spec}: {request.id}: timeout: {engine.cfg.max_retries + 1} x {engine.cfg.timeout:g} s without an answer; set a longer one, or fewer tokens; answers up to here are kept') from None
         except openai.APIConnectionError as e:
             raise _Gone(f'{engine.spec}: no answer from {client.base_url} ({e})') from None
     raise CgdError(f'{engine.spec}: {request.id}: {attempt + 1} answers in a row that are not completions')

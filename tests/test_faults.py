@@ -160,6 +160,12 @@ def test_two_servers_share_the_work_and_one_may_go(serve, tmp_path, capsys):
     assert len(first.seen) >= 79 and len(first.seen.keys() | second.seen.keys()) == 100
 
 
+def test_a_slow_server_is_slow_and_not_gone(serve, tmp_path):
+    (_, here), (_, there) = serve(('slow',), 1.), serve(('slow',), 1.)
+    with open_engine(f'openai:good@{here},{there}', timeout=.05, max_retries=1) as engine, Store(tmp_path/'s.sqlite') as store:
+        with pytest.raises(CgdError, match='timeout: 2 x 0.05 s without an answer'): complete(engine, ask(3), store)
+
+
 def test_a_server_that_moves_is_asked_nothing_again(serve, tmp_path):
     (_, here), (second, there) = serve(), serve()
     with Store(tmp_path/'s.sqlite') as store:
