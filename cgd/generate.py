@@ -6,9 +6,9 @@
 __all__ = ['SampleConfig', 'Request', 'sample_requests', 'Completion', 'request_key', 'salvage', 'Store', 'begin_session',
            'add_completion', 'sessions', 'contents', 'export', 'find_store', 'merge', 'prune', 'cache_folder',
            'embedded_student', 'find_model', 'fingerprint', 'chat_pieces', 'chat_ids', 'marked', 'EngineConfig',
-           'resolve_dtype', 'Memory', 'device_memory', 'weights_memory', 'memory_fault', 'Engine', 'LocalEngine',
-           'VllmEngine', 'HfEngine', 'OpenAIEngine', 'RecordedEngine', 'engine_env', 'Worker', 'vllm_fault',
-           'open_engine', 'engine_name', 'complete', 'Unsupported', 'ScoreRequest', 'Score', 'score']
+           'resolve_dtype', 'Memory', 'device_memory', 'model_context', 'weights_memory', 'memory_fault', 'Engine',
+           'LocalEngine', 'VllmEngine', 'HfEngine', 'OpenAIEngine', 'RecordedEngine', 'engine_env', 'Worker',
+           'vllm_fault', 'open_engine', 'engine_name', 'complete', 'Unsupported', 'ScoreRequest', 'Score', 'score']
 
 # %% ../nbs/03_generate.ipynb #imports
 import asyncio, contextlib, dataclasses, fcntl, importlib.metadata, json, math, os, queue, random, re, shutil, sqlite3, subprocess, sys, tempfile, threading, time, traceback
@@ -547,6 +547,13 @@ def device_memory(
     except (OSError, subprocess.SubprocessError, ValueError): return None   # some cards answer [N/A]
 
 # %% ../nbs/03_generate.ipynb #weights-memory
+def model_context(
+    folder:str|Path # of a model
+) -> int|None:      # tokens, prompt and completion together; None if its config does not say
+    "How long a text a model takes"
+    own = json.loads(Path(folder, 'config.json').read_text())
+    return own.get('max_position_embeddings') or own.get('text_config', {}).get('max_position_embeddings')
+
 def weights_memory(
     folder:str|Path,        # of a model
     dtype:str,              # in which it is held
@@ -617,8 +624,7 @@ class LocalEngine(Engine):
         self.base_name = self.name
         template = _chat_template(self.folder)
         if not template: raise CgdError(f'{model}: has no chat template; add a chat_template.jinja to its folder, or use an instruct model')
-        own = json.loads(Path(self.folder, 'config.json').read_text())
-        self.context = cfg.max_model_len or own.get('max_position_embeddings') or own.get('text_config', {}).get('max_position_embeddings')
+        self.context = cfg.max_model_len or model_context(self.folder)
         if not self.context: raise CgdError(f'{model}: its config.json does not say how long a context it takes; set max_model_len')
         self.dtype = resolve_dtype(cfg.dtype)
         self.identity = dict(kind=spec.partition(':')[0], model=fingerprint(self.folder), template=content_hash(template), dtype=self.dtype,

@@ -17,7 +17,7 @@ from typing import Literal, TextIO
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from .core import CgdError, Config, content_hash, derive_seed, is_current, launch, redirect_output
-from .generate import chat_ids, find_model, fingerprint
+from .generate import chat_ids, find_model, fingerprint, model_context
 from .grade import GRADERS, grade_many
 from .train import (TrainConfig, check_loggers, devices, hub_id, train_env, _check_hardware, _deliver, _descending, _dtype, _keeping, _load_base, _lora,
                        _on_these_devices, _peak_gib, _quiet, _run, _versions, _watch, _Watch)
@@ -224,7 +224,7 @@ def _draw(name:str, rows:list[dict], cfg:RLConfig, folder:str) -> tuple:
     from transformers import AutoTokenizer
     tokenizer = AutoTokenizer.from_pretrained(folder)
     once = {r['problem_id']: r for r in rows}.values() if name == 'grpo' else rows   # several drafts are one problem
-    context = json.loads((Path(folder)/'config.json').read_text()).get('max_position_embeddings', 2**30)
+    if not (context := model_context(folder)): raise CgdError(f'{folder}: its config.json does not say how long a context it takes')
     kept, left_out = usable([as_messages(RIVALS[name].row(r, cfg), cfg) for r in once], tokenizer, cfg, context)
     return tokenizer, in_order(kept, cfg), left_out
 

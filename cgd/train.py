@@ -22,7 +22,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from .core import (CgdError, Config, call_by_name, content_hash, derive_seed, explain_death, is_current, launch, mark_current, read_table, redirect_output,
                       set_up_child, usable_cores, write_atomic)
 from .data import overlap
-from .generate import cache_folder, device_memory, find_model, fingerprint, resolve_dtype
+from .generate import cache_folder, device_memory, find_model, fingerprint, model_context, resolve_dtype
 from .views import Encoded, Pairs, encode
 
 # %% ../nbs/07_train.ipynb #train-config
@@ -521,7 +521,7 @@ def _check_hardware(cfg:TrainConfig, folder:str):
     import torch
     check_devices(cfg)
     if cfg.method == 'qlora' and not torch.cuda.is_available(): raise CgdError('method=qlora needs a GPU; take method=lora')
-    context = json.loads((Path(folder)/'config.json').read_text()).get('max_position_embeddings')
+    context = model_context(folder)
     if context and cfg.max_length > context: raise CgdError(f'max_length={cfg.max_length} is more than the {context} tokens of {folder}; lower it')
 
 def check_training(
