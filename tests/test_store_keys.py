@@ -58,7 +58,7 @@ def test_each_part_of_an_engine_counts(tiny_model, copy, tmp_path):
     base = identity(tiny_model)
     assert identity(copy) == base                                                 # another path, the same model: a hit
     assert identity(tiny_model, batch_size=8, in_process=True, kv_cache_gib=1) == base  # how it is run, not what it says
-    seen = [base, identity(tiny_model, dtype='bfloat16'), identity(tiny_model, max_model_len=64), identity(tiny_model, quantization='fp8'),
+    seen = [base, identity(tiny_model, dtype='bfloat16'), identity(tiny_model, max_model_len=64), base | dict(quantization='fp8'),   # vLLM's alone
             identity(tiny_model, adapter=adapter(tmp_path/'a', b'1')), identity(tiny_model, adapter=adapter(tmp_path/'b', b'2'))]
     template = copy/'chat_template.jinja'
     template.write_text(template.read_text().replace('SmolLM', 'SomeLM'))
