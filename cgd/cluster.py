@@ -90,7 +90,8 @@ def stream(
     worker:tuple            # arguments of `ShardWriter`
 ):                          # iterator of batches: tokens written and shard, a value for each row
     "What workers report, as they finish blocks; raises CgdError for want of Ray, a cluster or room"
-    ray, (spec, options, *_) = connect(cfg), worker
+    ray = connect(cfg)
+    _, options, *_ = worker
     have = ray.cluster_resources()
     cfg = with_gpus(cfg, EngineConfig(**options), have)
     check_room(cfg, have)

@@ -193,7 +193,7 @@ def shipped(
         if (root/name).exists() and ((root/'settings.ini').exists() or root.name == '_shipped'): return root/name
     raise CgdError(f'{name}: not among the files that come with cgd')
 
-# %% ../nbs/00_core.ipynb #child
+# %% ../nbs/00_core.ipynb #process-parts
 def usable_cores() -> int: # not all of a machine that is shared
     "How many processor cores this process may use"
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -217,12 +217,16 @@ def kill_tree(
     for member in family:
         with contextlib.suppress(psutil.NoSuchProcess): member.kill()
 
+# %% ../nbs/00_core.ipynb #child
 def set_up_child(
     env:dict # environment variables to set
 ):
     "What a new process does first, so that a killed run leaves no orphan at work"
     os.environ.update(env)
-    def die_with_parent(): parent_process().join(); kill_tree(os.getpid())
+    def die_with_parent():
+        parent_process().join()
+        try: kill_tree(os.getpid())
+        finally: os._exit(1)   # whatever else fails
     threading.Thread(target=die_with_parent, daemon=True).start()
 
 def call_by_name(

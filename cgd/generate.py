@@ -797,7 +797,7 @@ class OpenAIEngine(Engine):
     def run(self, missing:dict[str, Request]) -> Iterator[Completion]:
         "Completions as they come in"
         done, stop = queue.SimpleQueue(), threading.Event()
-        thread = threading.Thread(target=lambda: asyncio.run(self._ask_all(missing, done, stop)), daemon=True)
+        thread = threading.Thread(target=lambda: asyncio.run(_ask_all(self, missing, done, stop)), daemon=True)
         thread.start()   # a loop of its own: in a notebook this thread has one already
         try:
             for _ in missing:
@@ -806,38 +806,42 @@ class OpenAIEngine(Engine):
                 yield came
         finally: stop.set(); thread.join()
 
-    async def _ask_all(self, missing:dict[str, Request], done:queue.SimpleQueue, stop:threading.Event):
-        waiting, up = deque(missing.items()), set(self.addresses)
-        async def ask_next(address, client):
-            while address in up:
-                try: key, request = waiting.popleft()
-                except IndexError: await asyncio.sleep(.05); continue   # a server that goes gives its requests back
-                try: done.put(await _ask(client, self, key, request))
-                except _Gone as e:
-                    waiting.append((key, request))
-                    if up == {address}: raise CgdError(f'{e}; is the server up? answers up to here are kept') from None
-                    if address in up: up.remove(address); print(f'{e}; the other servers go on', file=sys.stderr)
-        async def until_stopped():
-            while not stop.is_set(): await asyncio.sleep(.05)
-            raise EOFError   # cancels the others; nobody listens any more
-        try:   # whatever happens here, `run` is waiting to hear of it
-            async with contextlib.AsyncExitStack() as stack:
-                clients = [(address, await stack.enter_async_context(self._client(address))) for address in self.addresses]
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(until_stopped())
-                    for address, client in clients*self.cfg.concurrency: group.create_task(ask_next(address, client))
-        except BaseExceptionGroup as faults: done.put(faults.exceptions[0])
-        except Exception as e: done.put(CgdError(_hide_key(f'{self.spec}: its client cannot be set up: {type(e).__name__}: {e}')))
-
-    def _client(self, address:str):
-        import openai
-        return openai.AsyncOpenAI(base_url=address, api_key=os.environ.get('OPENAI_API_KEY') or 'none', max_retries=self.cfg.max_retries, timeout=self.cfg.timeout)
-
-class _Gone(CgdError): "A server that cannot be reached"
-
 def _is_address(text:str) -> bool:
     try: return bool((url := urlsplit(text)).scheme in ('http', 'https') and url.hostname and url.port != 0)
     except ValueError: return False   # e.g. a port that is no number
+
+# %% ../nbs/03_generate.ipynb #openai-servers
+class _Gone(CgdError): "A server that cannot be reached"
+
+def _strike_off(address:str, up:set[str], why:_Gone):
+    "Leave a server out from now on; raises CgdError if it was the last"
+    if up == {address}: raise CgdError(f'{why}; is the server up? answers up to here are kept') from None
+    if address in up: up.remove(address); print(f'{why}; the other servers go on', file=sys.stderr)
+
+async def _work_off(engine:OpenAIEngine, client, address:str, up:set[str], waiting:deque, done:queue.SimpleQueue):
+    "Ask one server for what waits, until it has gone"
+    while address in up:
+        if not waiting: await asyncio.sleep(.05); continue   # a server that goes may yet give its requests back
+        key, request = waiting.popleft()
+        try: done.put(await _ask(client, engine, key, request))
+        except _Gone as e: waiting.append((key, request)); _strike_off(address, up, e)
+
+async def _until_stopped(stop:threading.Event):
+    while not stop.is_set(): await asyncio.sleep(.05)
+    raise EOFError   # cancels the others; nobody listens any more
+
+async def _ask_all(engine:OpenAIEngine, missing:dict[str, Request], done:queue.SimpleQueue, stop:threading.Event):
+    "Put a completion of each request, or what went wrong, into `done`"
+    waiting, up, key = deque(missing.items()), set(engine.addresses), os.environ.get('OPENAI_API_KEY') or 'none'
+    try:
+        import openai
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [(await stack.enter_async_context(openai.AsyncOpenAI(base_url=a, api_key=key, max_retries=engine.cfg.max_retries, timeout=engine.cfg.timeout)), a) for a in engine.addresses]
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_until_stopped(stop))
+                for client, address in clients*engine.cfg.concurrency: group.create_task(_work_off(engine, client, address, up, waiting, done))
+    except BaseExceptionGroup as faults: done.put(faults.exceptions[0])
+    except Exception as e: done.put(CgdError(_hide_key(f'{engine.spec}: its client cannot be set up: {type(e).__name__}: {e}')))
 
 # %% ../nbs/03_generate.ipynb #openai-ask
 async def _ask(client, engine:OpenAIEngine, key:str, request:Request) -> Completion:

@@ -370,7 +370,7 @@ def _on_these_devices(args):
     if args.fsdp: args.distributed_state.distributed_type = DistributedType.MULTI_GPU        # or accelerate takes DDP, and says nothing
     return args
 
-# %% ../nbs/07_train.ipynb #make-trainer
+# %% ../nbs/07_train.ipynb #trainer-parts
 def _by_length(trainer, cfg:TrainConfig):
     "A sampler that puts rows of like length together, anew for each epoch and from the seed alone: the same on any number of devices, and where a killed training goes on"
     from torch import Generator
@@ -404,6 +404,7 @@ def _widen(model):
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32: parameter.data = parameter.data.float()
 
+# %% ../nbs/07_train.ipynb #make-trainer
 def _trainer(model, tokenizer, encoded:Encoded, held_out:Encoded|None, cfg:TrainConfig, batching:str, checkpoints:Path, callback):
     from trl import SFTConfig, SFTTrainer
     data = _dataset(encoded.rows, cfg, batching)

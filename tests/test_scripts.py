@@ -58,7 +58,7 @@ def test_slurm_jobs_here_make_the_run_that_one_machine_makes(tiny_student, tmp_p
     assert 'part-1/store.sqlite: 5 rows added' in said
     run(env['CGD'], 'refine', config, '--folder', tmp_path, '--name', 'alone')
     ours, alone = (sorted(read_table(tmp_path/folder/'traces.parquet'), key=lambda r: r['row_id']) for folder in ('slurm/demo', 'alone'))
-    assert ours == alone and (tmp_path/'slurm'/'demo'/'results.csv').exists()
+    assert ours == alone and all((tmp_path/'slurm'/'demo'/name).exists() for name in ('results.csv', 'ledger.csv'))
 
 
 def test_gpu_scripts_refuse_a_machine_without_a_card():

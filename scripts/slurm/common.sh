@@ -16,5 +16,5 @@ part() {                                        # a stage of this task's share o
 }
 whole() {                                       # a stage of the whole run: what the parts have generated is in its store
     # shellcheck disable=SC2086
-    "$CGD" "$1" "$CONFIG" --folder "$RUN_FOLDER" --name "$NAME" --store "$STORE" $EXTRA
+    "$CGD" "$1" "$CONFIG" --folder "$RUN_FOLDER" --name "$NAME" --store None $EXTRA   # its own store, which is $STORE: so it has a ledger, too
 }

@@ -5,8 +5,9 @@
 #   scripts/slurm/submit.sh --dry-run CONFIG NAME PARTS   # prints what would be submitted
 #   scripts/slurm/submit.sh --here CONFIG NAME PARTS      # no Slurm: the same jobs on this machine, one after the other
 #
-# Each job asks for the GPUs that CONFIG uses in it (cgd.scale.stage_gpus); time limits stand in the .sbatch files; SBATCH_PARTITION, SBATCH_ACCOUNT and Slurm's other variables are honoured. A task of an array shares
-# nothing with the others: it has its problems and its store, so a task that fails is submitted again alone, and the merge makes every row unique.
+# Each job asks for the GPUs that CONFIG uses in it (cgd.scale.stage_gpus); time limits stand in the .sbatch files; SBATCH_PARTITION, SBATCH_ACCOUNT and
+# Slurm's other variables are honoured. A task of an array shares nothing with the others: it has its problems and its store, so a task
+# that fails is submitted again alone, and the merge makes every row unique.
 # Submitting the whole again goes on: what is in a store is not generated again, and a finished training is not repeated.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
