@@ -459,7 +459,7 @@ def plot_measures(
         _name_rows(ax, names)
         ax.set_xlim(-3, 103) if unit == '%' else _from_zero(ax, 'x')
         ax.set_title(title, fontsize=10)
-        ax.set_xlabel(f'{unit}, 95% interval ({n_text(some)}{seeds_text(some)})'.removeprefix(', '), fontsize=8)
+        ax.set_xlabel(f'{unit}, 95% interval\n({n_text(some)}{seeds_text(some)})'.removeprefix(', '), fontsize=8)
     for ax in axes[len(measures):]: ax.remove()
     return figure
 
@@ -517,7 +517,7 @@ def _by_benchmark(rows:list[dict], value:str, xlabel:str, margin:float) -> Figur
             ax.text(1.02, y, f'{n_text([r])}{seeds_text([r])}', transform=ax.get_yaxis_transform(), va='center', fontsize=8, color='.3')
         _name_rows(ax, list(labels.values()))
         ax.set(title=name, xlim=(margin, 103))
-        ax.set_xlabel(f'{xlabel}, 95% interval', fontsize=9)
+        ax.set_xlabel(f'{xlabel}\n95% interval', fontsize=9)
     return figure
 
 def plot_reasoning(
