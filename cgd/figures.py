@@ -452,7 +452,7 @@ def plot_measures(
     rows = [r for r in rows if r['n']]   # what there was nothing to measure in has no value
     measures, names = distinct(r['measure'] for r in rows), distinct(map(name, rows))
     columns, deep = min(columns, len(measures)), math.ceil(len(measures) / columns)
-    figure, axes = new_grid(deep, columns, 1.8 + 2.5 * columns, deep * (1. + .32 * len(names)), sharey=True)
+    figure, axes = new_grid(deep, columns, 1.8 + 2.5 * columns, deep * (1.2 + .32 * len(names)), sharey=True)
     for ax, measure in zip(axes, measures):
         some, (title, unit) = [r for r in rows if r['measure'] == measure], MEASURES.get(measure, (measure, ''))
         for r in some: draw_interval(ax, names.index(name(r)), r, scale=100 if unit == '%' else 1, color=color(r))
