@@ -212,8 +212,9 @@ def kill_tree(
 ):
     "Kill a process and all that it has started, such as the engines of several cards that a killed parent would leave on them"
     import psutil
-    try: family = [*(process := psutil.Process(pid)).children(recursive=True), process]
+    try: family = [process := psutil.Process(pid), *process.children(recursive=True)]   # itself first: it could start others
     except psutil.NoSuchProcess: return
+    if pid == os.getpid(): family.reverse()   # or nobody would be left to kill them
     for member in family:
         with contextlib.suppress(psutil.NoSuchProcess): member.kill()
 
