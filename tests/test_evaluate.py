@@ -183,6 +183,6 @@ def test_planted_contamination_is_found_and_nothing_else():
 
 def test_ten_thousand_texts_against_as_many_tests_take_seconds(long):
     n = 10_000 if long else 2000
-    start = time.perf_counter()
+    start = time.process_time()
     assert contamination([dict(problem_id=str(i), prompt=t) for i, t in enumerate(paragraphs(n, 4))], ('prompt',), [dict(problem_id=str(i), prompt=t) for i, t in enumerate(paragraphs(n, 5))]) == []
-    assert time.perf_counter() - start < 60
+    assert time.process_time() - start < 60

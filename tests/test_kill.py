@@ -171,9 +171,9 @@ def test_a_second_damage_overwrites_nothing(filled):
 
 def test_a_large_store_without_a_header_is_given_up_at_once(tmp_path):
     with open(tmp_path/'s.sqlite', 'wb') as file: file.write(random.Random(0).randbytes(2**24))
-    begun = time.monotonic()
+    begun = time.process_time()   # a busy machine's clock says nothing
     with Store(tmp_path/'s.sqlite') as store: assert len(store) == 0
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 def test_a_changed_byte_in_a_text_is_seen_and_made_again(filled):
