@@ -288,7 +288,8 @@ def save_card(
 ) -> Path:          # README.md beside it
     "Write a trace table's card beside it; raises CgdError rather than replace a README of another kind"
     path = Path(table).with_name('README.md')
-    if path.exists() and not re.match(r'---\n(?:.+\n)*- critique-guided-distillation\n', path.read_text('utf-8')): raise CgdError(f'{path}: is not a card of traces, and would be replaced; move the table to a folder of its own')
+    if path.exists() and not re.match(r'---\n(?:.+\n)*- critique-guided-distillation\n', path.read_text('utf-8')):
+        raise CgdError(f'{path}: is not a card of traces, and would be replaced; move the table to a folder of its own')
     return write_atomic(path, dataset_card(read_table(table), name, Path(table).name, **options))
 
 # %% ../nbs/09_analysis.ipynb #critique-like

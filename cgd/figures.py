@@ -437,9 +437,11 @@ def plot_curves(
 
 # %% ../nbs/10_figures.ipynb #plot-measures
 MEASURES = {'verdict_accuracy': ('verdict agrees with the grade', '%'), 'fix_rate': ('wrong drafts put right', '%'), 'break_rate': ('right drafts broken', '%'),
-            'no_change': ('draft left as it was', '%'), 'leakage': ('critique states the answer', '%'), 'handed_over': ('answer that the draft lacks', '%'), 'specificity': ('critique quotes the draft', '%'),
+            'no_change': ('draft left as it was', '%'), 'leakage': ('critique states the answer', '%'),
+            'handed_over': ('answer that the draft lacks', '%'), 'specificity': ('critique quotes the draft', '%'),
             'tokens': ('length of the critique', 'tokens'), 'unparsed': ('no readable verdict', '%'),
-            'asked_format': ('answer in the form asked for', '%'), 'mean_tokens': ('length of an answer', 'tokens'), 'first_token_kl': ('first token: KL from untrained', 'nats'), 'first_token_kl_reverse': ('first token: KL, reversed', 'nats'),
+            'asked_format': ('answer in the form asked for', '%'), 'mean_tokens': ('length of an answer', 'tokens'),
+            'first_token_kl': ('first token: KL from untrained', 'nats'), 'first_token_kl_reverse': ('first token: KL, reversed', 'nats'),
             'critique_like': ('answer opens like a critique', '%'), 'ifeval_strict': ('instructions followed (IFEval)', '%')}
 
 def plot_measures(

@@ -578,7 +578,8 @@ def memory_fault(
     "Why a model cannot run here, and the setting that mends it"
     vllm, (free, total, gpu) = spec.startswith('vllm:'), memory
     if vllm and gpu and cfg.gpu_memory_utilization*total > free:
-        return f'{spec}: gpu_memory_utilization: {cfg.gpu_memory_utilization:g} of {total:.1f} GiB are more than the {free:.1f} GiB that are free; set {max(0, int(100*free/total) - 1)/100:g}, or end what holds the rest (nvidia-smi)'
+        return (f'{spec}: gpu_memory_utilization: {cfg.gpu_memory_utilization:g} of {total:.1f} GiB are more than the {free:.1f} GiB that are free; '
+                f'set {max(0, int(100*free/total) - 1)/100:g}, or end what holds the rest (nvidia-smi)')
     each, room = weights / (cfg.tensor_parallel_size*cfg.pipeline_parallel_size if vllm else 1), (cfg.gpu_memory_utilization*total if vllm and gpu else free)
     cache = cfg.kv_cache_gib if vllm and not gpu else 0
     if each + cache <= room: return ''
@@ -863,7 +864,8 @@ async def _ask(client, engine:OpenAIEngine, key:str, request:Request) -> Complet
             if e.status_code == 400 and re.search('context[_ ](length|size|window)', str(e).lower()): return Completion('', 'too_long', 0, 0, key=key)
             raise CgdError(_hide_key(f'{engine.spec}: {e}; answers up to here are kept')) from None
         except openai.APITimeoutError:
-            raise CgdError(f'{engine.spec}: {request.id}: timeout: {engine.cfg.max_retries + 1} x {engine.cfg.timeout:g} s without an answer; set a longer one, or fewer tokens; answers up to here are kept') from None
+            raise CgdError(f'{engine.spec}: {request.id}: timeout: {engine.cfg.max_retries + 1} x {engine.cfg.timeout:g} s without an answer; '
+                           'set a longer one, or fewer tokens; answers up to here are kept') from None
         except openai.APIConnectionError as e:
             raise _Gone(f'{engine.spec}: no answer from {client.base_url} ({e})') from None
     raise CgdError(f'{engine.spec}: {request.id}: {attempt + 1} answers in a row that are not completions')

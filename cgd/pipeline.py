@@ -496,7 +496,8 @@ def make_pairs(
     if cfg.budget == 'target_tokens': views = equal_budget(views, target_tokens(tokenizer))
     named = {v.name: v for v in views}
     pairs = {m: compose(m, named, cfg.views, cfg.train.epochs) for m in trainings(cfg) if m not in rivals}
-    if empty := [p for p in pairs.values() if not p.rows]: raise CgdError(f'{empty[0].name}: no pairs to train on, left out: {empty[0].dropped}; loosen the filters of `views`, or take that method out')
+    if empty := [p for p in pairs.values() if not p.rows]:
+        raise CgdError(f'{empty[0].name}: no pairs to train on, left out: {empty[0].dropped}; loosen the filters of `views`, or take that method out')
     _say_same(pairs, cfg.methods, {split_method(m)[0] for m in rivals})
     for method, p in pairs.items(): print(p); write_table(p.rows, cfg.path('pairs', f'{method}.jsonl'))
     if pairs: save_lengths(cfg, pairs, tokenizer)
@@ -662,7 +663,8 @@ def probed_tables(cfg:RunConfig) -> dict[str, list[dict]]: # by file name; none 
     return {file.stem: pd.read_csv(file, keep_default_na=False, na_values=['']).to_dict('records') for file in files}
 
 # %% ../nbs/11_pipeline.ipynb #report
-_HEADINGS = dict(results='Scores', differences='Paired differences', critiques='Critiques', confusion='Verdicts against grades', alignment='Critique and refinement', uncertainty='Uncertainty of the refinement',
+_HEADINGS = dict(results='Scores', differences='Paired differences', critiques='Critiques', confusion='Verdicts against grades',
+                 alignment='Critique and refinement', uncertainty='Uncertainty of the refinement',
                  uncertainty_gaps='What a context changes', answer_entropy='How undecided sampled answers are', drift='How the answers have drifted',
                  reasoning='Right answers with wrong steps', imitation="The teacher's form without its substance", at_k='What several samples are worth',
                  lm_eval='Tasks as lm-eval has them', lm_eval_beside="lm-eval's graders and ours on the same replies",
@@ -774,7 +776,8 @@ def regrade_run(
         if name not in items: continue   # of a benchmark that the run has no more
         new, file = regrade_items(items[name], old, allow_code), Path(folder, 'records', f'{method}.{name}.parquet')
         waiting.append((write_table(new, Path(folder, 'regraded', file.name)), file))
-        said += [f'{method} on {name}: {c["n"]} graded {c["old"]} before and {c["new"]} now by {c["grader"]}' for c in changed_outcomes(old, new) if c['old'] is not None]   # a new grader changes nothing
+        said += [f'{method} on {name}: {c["n"]} graded {c["old"]} before and {c["new"]} now by {c["grader"]}'
+                 for c in changed_outcomes(old, new) if c['old'] is not None]   # a new grader changes nothing
     for new, file in waiting: os.replace(new, file)   # only when all of them could be graded
     return '\n'.join([*said, 'nothing changed' if not said else '', report(folder)])
 

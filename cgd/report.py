@@ -80,7 +80,8 @@ def examples(
     "All that a reader of a run may want to look at"
     found = [teaching_example(row) for row in traces] + benchmark_examples(dict(sorted(records.items(), key=lambda r: r[0][0] != base)))
     if twice := [id for id, n in Counter(e['id'] for e in found).items() if n > 1]: raise CgdError(f'{twice[0]}: {len(twice)} examples have an id that another has; are two runs in one table?')
-    if lacking := {b for _, b in records} - {b for m, b in records if m == base}: raise CgdError(f'{sorted(lacking)[0]}: no records of {base} to compare with; evaluate it there, or name another `base`')
+    if lacking := {b for _, b in records} - {b for m, b in records if m == base}:
+        raise CgdError(f'{sorted(lacking)[0]}: no records of {base} to compare with; evaluate it there, or name another `base`')
     return found
 
 # %% ../nbs/10_report.ipynb #compared

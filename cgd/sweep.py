@@ -157,6 +157,12 @@ def _graders(rows:list[dict]) -> list[str]: return [g for g in graders_of(rows) 
 
 def _label(row:dict) -> str: return f'{row["arm"]}/{row["method"]}' if row['arm'] else row['method']
 
+def _accuracy(runs:list[list[dict]], grader:str) -> dict:
+    "Crossed over seeds and problems where there are several seeds, and over problems alone where there is one"
+    if len(runs) > 1: return crossed(runs, grader=grader)
+    values = list(by_problem(runs[0], grader).values())
+    return dict(zip(('seeds', 'n', 'accuracy', 'low', 'high'), (1, len(values), *mean_interval(values))))
+
 def method_table(
     rows:list[dict] # outcomes
 ) -> list[dict]:    # arm, method, benchmark, grader, seeds, n, accuracy, low, high
@@ -165,8 +171,7 @@ def method_table(
     for (arm, method, benchmark), own in grouped([r for r in rows if r['point'] == '{}'], 'arm', 'method', 'benchmark').items():
         runs = list(grouped(own, 'seed').values())
         for grader in _graders(own):
-            line = crossed(runs, grader=grader) if len(runs) > 1 else dict(zip(('seeds', 'n', 'accuracy', 'low', 'high'), (1, len(by_problem(own, grader)), *mean_interval(list(by_problem(own, grader).values())))))
-            table.append(dict(arm=arm, method=method, benchmark=benchmark, grader=grader) | line)
+            table.append(dict(arm=arm, method=method, benchmark=benchmark, grader=grader) | _accuracy(runs, grader))
     return table
 
 # %% ../nbs/11_sweep.ipynb #contrast-table
@@ -215,7 +220,8 @@ def score_table(
     lines = []
     for (arm, method, seed, point, benchmark), own in grouped(rows, 'arm', 'method', 'seed', 'point', 'benchmark').items():
         cell = runs.get((arm, seed, point))
-        lines.append(dict(arm=arm, method=method, seed=seed, point=point, benchmark=benchmark) | summarise(own, tuple(_graders(own))) | (_record(cell, method) if cell else dict(pairs=0, target_tokens=0)))
+        trained = _record(cell, method) if cell else dict(pairs=0, target_tokens=0)
+        lines.append(dict(arm=arm, method=method, seed=seed, point=point, benchmark=benchmark) | summarise(own, tuple(_graders(own))) | trained)
     return lines
 
 def curve_table(
@@ -288,7 +294,8 @@ def tables(
 ) -> dict[str, list[dict]]: # by file name
     "Every table of a sweep"
     scores = score_table(rows, sweep)
-    return dict(scores=scores, methods=method_table(rows), contrasts=contrast_table(rows, sweep), curves=curve_table(scores), losses=loss_table(sweep), sessions=data_sessions(sweep), ledger=cost_table(sweep)) | text_tables(rows, sweep)
+    return dict(scores=scores, methods=method_table(rows), contrasts=contrast_table(rows, sweep), curves=curve_table(scores), losses=loss_table(sweep),
+                sessions=data_sessions(sweep), ledger=cost_table(sweep)) | text_tables(rows, sweep)
 
 def save_tables(
     sweep:SweepConfig # with some runs done

@@ -533,7 +533,8 @@ def check_training(
     check_loggers(cfg.report_to); check_hub(cfg.push_to_hub)
     _check_hardware(cfg, find_model(base))
     choose_batching(cfg.model_copy(update=dict(batching='padded')) if cfg.batching == 'auto' else cfg, 'trl')
-    if cfg.keep == 'best' and cfg.save_steps % (cfg.eval_steps or cfg.save_steps): raise CgdError(f'save_steps={cfg.save_steps} is no multiple of eval_steps={cfg.eval_steps}, so that keep=best could not keep what it finds; change one of them')
+    if cfg.keep == 'best' and cfg.save_steps % (cfg.eval_steps or cfg.save_steps):
+        raise CgdError(f'save_steps={cfg.save_steps} is no multiple of eval_steps={cfg.eval_steps}, so that keep=best could not keep what it finds; change one of them')
 
 def _check(pairs:Pairs, cfg:TrainConfig, base:str, validation:Pairs|None):
     check_training(cfg, base)
