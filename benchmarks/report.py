@@ -18,14 +18,13 @@ from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent.parent/'tests'))
 from cgd.core import read_table
+from cgd.pipeline import read_records
 from cgd.report import examples, render_report
 from test_report import CHROMIUM, FLAGS, many
 
 
 def read_run(folder: Path) -> list[dict]:
-    records = {}
-    for r in read_table(folder/'answers.parquet'): records.setdefault((r['method'], r['benchmark']), []).append(r)
-    return examples(read_table(folder/'traces.parquet'), records)
+    return examples(read_table(folder/'traces.parquet'), read_records(folder))
 
 
 SEARCH = """words => new Promise(done => {

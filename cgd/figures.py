@@ -8,8 +8,8 @@ __all__ = ['METHODS', 'SETTINGS', 'MEASURES', 'PARTS', 'STAGES', 'DRAWINGS', 'me
            'plot_accuracy', 'plot_run', 'captioned', 'read_results', 'side_by_side', 'plot_methods', 'plot_differences',
            'plot_contrasts', 'of_targets', 'plot_losses', 'plot_lengths', 'with_token_curves', 'plot_curves',
            'plot_measures', 'plot_critiques', 'plot_confusion', 'plot_drift', 'plot_reasoning', 'plot_imitation',
-           'plot_uncertainty', 'plot_answer_entropy', 'plot_alignment', 'plot_attention', 'run_costs', 'plot_ledger',
-           'Drawing', 'draw_folder']
+           'plot_uncertainty', 'plot_answer_entropy', 'plot_alignment', 'plot_attention', 'plot_ledger', 'Drawing',
+           'draw_folder']
 
 # %% ../nbs/10_figures.ipynb #imports
 import csv, math
@@ -228,16 +228,16 @@ def captioned(
 # %% ../nbs/10_figures.ipynb #read-results
 def read_results(
     path:str|Path,         # a CSV
-    text:tuple=(),         # columns that it must have, kept as text; 'a|b': either
+    text:tuple=(),         # columns that it must have, kept as text
     numbers:tuple=()       # columns that it must have, of numbers; an empty cell is not a number (NaN)
 ) -> list[dict]:           # what else is there becomes a number where it is one
     "Read a table of results; raises CgdError naming the file and what it lacks"
     with open(path, newline='', encoding='utf-8') as file: header, *lines = [line for line in csv.reader(file) if line] or [[]]
     ends = [f'{c.removesuffix(end)}{other}' for c in header for end in ('_low', '_high') if c.endswith(end) for other in ('', '_low', '_high')]
-    missing = [c for c in distinct([*text, *numbers, *ends]) if not set(c.split('|')) & set(header)]
-    if missing: raise CgdError(f'{path}: no column {" or ".join(map(repr, missing[0].split("|")))}; it has {", ".join(header) or "none at all"}')
+    missing = [c for c in distinct([*text, *numbers, *ends]) if c not in header]
+    if missing: raise CgdError(f'{path}: no column {missing[0]!r}; it has {", ".join(header) or "none at all"}')
     if not lines: raise CgdError(f'{path}: no rows under its header; write the table again, or delete it')
-    names = {'arm', 'kind', 'grader', *(c for t in text for c in t.split('|'))}   # an arm may well be empty
+    names = {'arm', 'kind', 'grader', *text}   # an arm may well be empty
     return [_cells(path, number, dict(zip(header, line, strict=True)) if len(line) == len(header) else None, names, {*numbers, *ends}) for number, line in enumerate(lines, 2)]
 
 def _cells(path, number:int, row:dict|None, text:set, numbers:set) -> dict:
@@ -617,16 +617,6 @@ def plot_attention(
     _legend(figure, {name: dict(color=color, marker=mark) for name, color, mark in looks.values()}, 4)
     return figure
 
-# %% ../nbs/10_figures.ipynb #run-costs
-def run_costs(
-    rows:list[dict] # of a run's ledger.csv: stage, model, seconds and more; or of a study's, which needs nothing
-) -> list[dict]:    # the same, with method and who
-    "Say for which method and by whom each line of a run's ledger is"
-    if 'who' in rows[0]: return rows
-    taught, trained = ('critique', 'refine', 'direct'), [r['model'] for r in rows if r['stage'] == 'train']
-    def method(r): return '' if r['stage'] in ('draft', *taught) else r['model'] if r['stage'] == 'train' else method_of(r['model'], trained)
-    return [r | dict(method=method(r), who='teacher' if r['stage'] in taught else 'student') for r in rows]
-
 # %% ../nbs/10_figures.ipynb #plot-ledger
 STAGES = {'draft': '#9ecae1', 'critique': '#fdae6b', 'refine': '#d9662b', 'direct': '#fdd9b5', 'train': '#2a6ea6', 'evaluate': '#b3b3b3'}
 
@@ -687,7 +677,7 @@ DRAWINGS = {   # file -> its figure
     'confusion.csv':   Drawing(plot_confusion, ('teacher', 'preset', 'verdict', 'draft_grade'), ('n',)),
     'drift.csv':       Drawing(plot_drift, ('method', 'measure'), _SHOWN),
     'reasoning.csv':   Drawing(plot_reasoning, ('method', 'benchmark'), _SHOWN),
-    'ledger.csv':      Drawing(plot_ledger, ('stage', 'method|model', 'who|model'), ('requests', 'seconds'), prepare=run_costs),
+    'ledger.csv':      Drawing(plot_ledger, ('method', 'stage', 'who'), ('requests', 'seconds')),
     'losses.csv':      Drawing(plot_losses, ('method',), ('seed', 'step', 'loss'), prepare=of_targets)}
 
 # %% ../nbs/10_figures.ipynb #draw-folder

@@ -3,11 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from cgd.analysis import (adapter_weights, attended, changed, confusion, critique_report, drift, forward_flops, imitation, ledger, loss_spike, method_costs, named_wrong,
+from cgd.analysis import (adapter_weights, attended, changed, confusion, critique_report, drift, forward_flops, imitation, label_answers, ledger, loss_spike, method_costs, named_wrong,
                           opens_like_critique, oracle_sessions, quotes_draft, reasoning, rollout_flops, save_card, step_overlap, training_flops, weights_used)
 from cgd.core import CgdError, read_table, write_table
 from cgd.data import load_problems
 from cgd.generate import SampleConfig, Store, open_engine, sessions
+from cgd.pipeline import read_records
 from cgd.rollouts import draft
 from cgd.teacher import open_teacher, teach
 from cgd.train import SHAPES, model_shape
@@ -104,8 +105,8 @@ def test_embedded_student_has_the_weights_it_is_said_to_have():
 
 def test_ledger_of_a_real_store(work):
     traces, done = work
-    trained = read_table(ROOT/'data'/'results'/'cpu'/'trainings.jsonl')
-    rows = ledger(done + oracle_sessions(traces), {t['view']: t for t in trained}, SHAPES['smollm2'])
+    trained = {f.parent.name: json.loads(f.read_text()) for f in (ROOT/'data'/'results'/'cpu'/'models').glob('*/train.json')}
+    rows = ledger(done + oracle_sessions(traces), trained, SHAPES['smollm2'])
     assert set(rows[0]) == set('method stage who requests prompt_tokens completion_tokens flops seconds gpu_hours'.split())
     drafts, critiques, refinements = rows[:3]
     assert (drafts['stage'], drafts['who'], drafts['requests']) == ('draft', 'student', 12)
@@ -119,7 +120,7 @@ def test_ledger_of_a_real_store(work):
 
 def test_columns(work):
     traces, _ = work
-    answers = read_table(ROOT/'data'/'results'/'cpu'/'answers.parquet')
+    answers = label_answers(read_records(ROOT/'data'/'results'/'cpu'))
     estimate = {'n', 'value', 'low', 'high'}
     for rows, own in ((critique_report(traces), {'teacher', 'preset', 'measure'}), (step_overlap(traces), {'model', 'measure'}), (drift(answers), {'method', 'measure'}),
                       (reasoning(answers), {'method', 'benchmark'})):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cgd.core import read_table
+from cgd.pipeline import read_records
 from cgd.report import FILTERS, asset, examples, filter_counts, filters_met, render_report, unpack
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
@@ -17,15 +18,9 @@ FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '-
 CPU = Path(__file__).parent.parent/'data'/'results'/'cpu'
 
 
-def cpu_records() -> dict:
-    records = {}
-    for r in read_table(CPU/'answers.parquet'): records.setdefault((r['method'], r['benchmark']), []).append(r)
-    return records
-
-
 @pytest.fixture(scope='module')
 def found() -> list[dict]:
-    return examples(read_table(CPU/'traces.parquet'), cpu_records())
+    return examples(read_table(CPU/'traces.parquet'), read_records(CPU))
 
 
 @pytest.fixture(scope='module')
