@@ -1,4 +1,5 @@
 "Analysis: operations against what torch counts, the card as `datasets` reads it, the ledger of a real store, and openings in words that the detector was not written with"
+import json
 from pathlib import Path
 
 import pytest
