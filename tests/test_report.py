@@ -114,7 +114,7 @@ def test_an_example_shows_all_its_texts_and_grades(opened, html, found):
     page.select_option('#set', 'test')
     e = next(e for e in found if e['set'] == 'test')
     assert {v.get_attribute('data-by') for v in page.query_selector_all('.voice')} == {'base', 'cgd', 'dsft_refined'}
-    assert page.inner_text('.voice[data-by=base] header').count(':') == len(e['voices'][0]['grades']) == 3
+    assert page.inner_text('.voice[data-by=base] header').count(':') == len(e['voices'][0]['grades']) == 4
 
 
 def test_keys_and_links(opened, html, found):
