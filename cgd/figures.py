@@ -301,6 +301,7 @@ def plot_differences(
         draw_interval(ax, y, row, 'difference', 100, method_color(row['a'].rpartition('/')[2]), 's', hollow, ms=5)
         ax.text(1.02, y, _p_text(row), transform=ax.get_yaxis_transform(), va='center', fontsize=7.5, color='.3')
     ax.axvline(0, color='.4', lw=1)
+    ax.set_xlim(max(ax.get_xlim()[0], -103), min(ax.get_xlim()[1], 103))   # no two accuracies lie further apart than 100 points, whatever an interval of two seeds says
     _name_rows(ax, list(labels.values()))
     ax.set_title(title)
     ax.set_xlabel(f'difference, points ({n_text(differences)}{seeds_text(differences)}, paired; 95% interval)\n{_graders_note(graders)}'.strip(), fontsize=9)
