@@ -1,6 +1,6 @@
 """A table that no memory should have to hold: recorded rows stream through draft, critique, refine and view.
 
-    python benchmarks/scale.py                              # 10,000, 100,000 and 1,000,000 rows in runs/scale: about half an hour of one core
+    python benchmarks/scale.py                              # 10,000, 100,000 and 1,000,000 rows in runs/scale: about three quarters of an hour of one core
     python benchmarks/scale.py --sizes 500 1000 2000        # to see that all works
 
 Rows are 24 recorded problems and drafts of the small student over and over, each with a case number of its own, so that no two requests are equal;
