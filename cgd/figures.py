@@ -8,8 +8,8 @@ __all__ = ['METHODS', 'SETTINGS', 'MEASURES', 'PARTS', 'STAGES', 'DRAWINGS', 'me
            'plot_accuracy', 'plot_run', 'captioned', 'read_results', 'side_by_side', 'plot_methods', 'plot_differences',
            'plot_contrasts', 'of_targets', 'plot_losses', 'plot_lengths', 'with_token_curves', 'plot_curves',
            'plot_measures', 'plot_critiques', 'plot_confusion', 'plot_drift', 'plot_reasoning', 'plot_imitation',
-           'plot_uncertainty', 'plot_answer_entropy', 'plot_alignment', 'plot_attention', 'plot_ledger', 'Drawing',
-           'draw_folder']
+           'plot_uncertainty', 'plot_answer_entropy', 'plot_alignment', 'plot_attention', 'plot_ledger', 'without_grid',
+           'Drawing', 'draw_folder']
 
 # %% ../nbs/10_figures.ipynb #imports
 import csv, math
@@ -651,6 +651,14 @@ def plot_ledger(
     ax.figure.legend(kinds.values(), kinds, loc='outside upper center', ncols=3, frameon=False, fontsize=9)
     return ax
 
+# %% ../nbs/10_figures.ipynb #without-grid
+def without_grid(
+    rows:list[dict] # of a sweep's outcomes or scores: method, point (JSON)
+) -> list[dict]:    # none if every arm has a grid
+    "Rows of runs that differ by seed alone, so that their mean says something, and of the untrained student beside them"
+    plain = [r for r in rows if r.get('point', '{}') == '{}']
+    return plain if any(r['method'] != 'base' for r in plain) else []
+
 # %% ../nbs/10_figures.ipynb #drawings
 @dataclass(frozen=True)
 class Drawing:
@@ -667,7 +675,7 @@ DRAWINGS = {   # file -> its figure
     'differences.csv': Drawing(plot_contrasts, ('a', 'b', 'benchmark', 'grader'), ('n', 'difference', 'low', 'high', 'p_holm')),
     'methods.csv':     Drawing(plot_methods, ('arm', 'method', 'benchmark', 'grader'), ('seeds', 'n', 'accuracy', 'low', 'high')),
     'contrasts.csv':   Drawing(plot_contrasts, ('kind', 'a', 'b', 'benchmark', 'grader'), ('n', 'difference', 'low', 'high', 'p', 'p_holm')),
-    'scores.csv':      Drawing(plot_lengths, ('arm', 'method', 'benchmark'), ('seed', 'n', 'mean_tokens')),
+    'scores.csv':      Drawing(plot_lengths, ('arm', 'method', 'benchmark'), ('seed', 'n', 'mean_tokens'), prepare=without_grid),
     'curves.csv':      Drawing(plot_curves, ('x', 'value', 'method', 'benchmark', 'grader'), ('seed', 'n', 'target_tokens', 'accuracy', 'low', 'high'), 'x', with_token_curves),
     'uncertainty.csv': Drawing(plot_uncertainty, ('model', 'context'), ('n', 'nll', 'nll_low', 'nll_high', 'entropy', 'entropy_low', 'entropy_high')),
     'answer_entropy.csv': Drawing(plot_answer_entropy, ('model',), ('k', 'n', 'entropy', 'entropy_low', 'entropy_high')),

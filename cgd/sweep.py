@@ -22,6 +22,7 @@ from .core import CgdError, Config, read_table, write_table
 from .analysis import drift, imitation, ledger, oracle_sessions, reasoning
 from .evaluate import by_problem, compare, crossed, graders_in, graders_of, holm, mean_interval, summarise
 from .generate import Store, sessions
+from .figures import without_grid
 from .pipeline import RunConfig, check_same_run, probed_tables, read_records, run, shape_of, trainings
 from .pipeline import loss_table as run_losses
 
@@ -168,7 +169,7 @@ def method_table(
 ) -> list[dict]:    # arm, method, benchmark, grader, seeds, n, accuracy, low, high
     "Accuracy of every method, over its seeds and the problems; arms with a grid are left to `curve_table`"
     table = []
-    for (arm, method, benchmark), own in grouped([r for r in rows if r['point'] == '{}'], 'arm', 'method', 'benchmark').items():
+    for (arm, method, benchmark), own in grouped(without_grid(rows), 'arm', 'method', 'benchmark').items():
         runs = list(grouped(own, 'seed').values())
         for grader in _graders(own):
             table.append(dict(arm=arm, method=method, benchmark=benchmark, grader=grader) | _accuracy(runs, grader))
@@ -195,7 +196,7 @@ def contrast_table(
     sweep:SweepConfig # names the comparisons
 ) -> list[dict]:      # kind, a, b, benchmark, grader, seeds, n, difference, low, high, p, p_holm (exploratory ones)
     "Primary contrasts, then every method against the baseline and the untrained student"
-    rows = [r | dict(label=_label(r)) for r in rows if r['point'] == '{}']
+    rows = [r | dict(label=_label(r)) for r in without_grid(rows)]
     labels, runs, table = list(dict.fromkeys(r['label'] for r in rows)), grouped(rows, 'label', 'benchmark', 'seed'), []
     others = [(a, b) for b in (sweep.baseline, 'base') for a in labels if b and a not in (b, 'base') and (a, b) not in sweep.contrasts]
     for kind, pairs in (('primary', sweep.contrasts), ('exploratory', others)):
@@ -246,7 +247,7 @@ def text_tables(
 ) -> dict[str, list[dict]]: # drift, reasoning, imitation, imitation_gap (minus the baseline)
     "What the answers themselves tell of each method, over its seeds"
     names = method_names(sweep)
-    named = [r | dict(method=names[_label(r)]) for r in rows if r['point'] == '{}']
+    named = [r | dict(method=names[_label(r)]) for r in without_grid(rows)]
     checkable = [r for r in named if r.get('boxed') is not None and r.get('reference') is not None and isinstance(r.get('completion'), str)]
     control = names.get(sweep.baseline)
     gap = imitation([r for r in checkable if r['method'] != 'base'], control) if any(r['method'] == control for r in checkable) else []
@@ -278,8 +279,8 @@ def data_sessions(sweep:SweepConfig) -> list[dict]: # see `generate.sessions`
 def cost_table(
     sweep:SweepConfig # with some runs done
 ) -> list[dict]:      # see `analysis.ledger`
-    "The ledger of the data that all runs share, and of one training of each method, that of the first run which has it"
-    done = [c for c in cells(sweep) if finished(c)]
+    "The ledger of the data that all runs share, and of one training of each method, that of the first run which has it; of arms without a grid"
+    if not (done := [c for c in cells(sweep) if finished(c) and not c.point]): return []
     made = {m: json.loads(file.read_text()) for c in reversed(done) for m in trainings(c.cfg) if (file := c.cfg.path('models', m, 'train.json')).exists()}
     return ledger(data_sessions(sweep) + oracle_sessions(read_table(done[0].cfg.path('traces.parquet'))), made, shape_of(sweep.run.student))
 
