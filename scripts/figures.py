@@ -19,9 +19,12 @@ def about(folder: Path) -> str:
     "What a reader of these numbers has to know: of a run from its config.yaml, of a sweep from its sweep.yaml"
     if (folder/'config.yaml').exists(): return caption(RunConfig.load(folder/'config.yaml'))
     if not (folder/'sweep.yaml').exists(): return ''
-    run = RunConfig.make(yaml.safe_load((folder/'sweep.yaml').read_text()).get('run', {}))
+    sweep = yaml.safe_load((folder/'sweep.yaml').read_text())
+    run = RunConfig.make(sweep.get('run', {}))
+    own = any('n_problems' in (arm.get(k) or {}) for arm in (sweep.get('arms') or {}).values() for k in ('set', 'grid'))   # an arm that has another number
     teachers = ' and '.join('oracle teacher' if t == 'reference' else f'teacher {t}' for t in run.teacher)
-    return f'{folder.name}: student {run.student}, {teachers}, trained on {run.n_problems or "all"} problems of {run.problems}'
+    size = '' if own else f'{run.n_problems or "all"} '
+    return f'{folder.name}: student {run.student}, {teachers}, trained on {size}problems of {run.problems}'
 
 
 def save(name: str, figure) -> str:
