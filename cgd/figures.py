@@ -28,7 +28,6 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
 import seaborn as sns
 
-from .analysis import method_of
 from .core import CgdError
 from .evaluate import GRADER_NAMES, graders_in
 

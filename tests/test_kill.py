@@ -10,7 +10,7 @@ import time
 import pytest
 
 from cgd.core import CgdError, write_table
-from cgd.generate import Completion, Request, Store, add_completion, begin_session, complete, open_engine, request_key, salvage
+from cgd.generate import Completion, Request, Store, add_completion, begin_session, complete, open_engine, salvage
 
 # fresh processes that have the slow imports behind them: a kill needs a real process, not twenty seconds of start-up
 CONTEXT = multiprocessing.get_context('forkserver')
