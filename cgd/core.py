@@ -100,7 +100,7 @@ def read_jsonl(
 
 # %% ../nbs/00_core.ipynb #read-table
 def read_table(
-    path:str|Path # a .parquet or .jsonl file
+    path:str|Path # a .parquet or .jsonl file; or a .csv, whose types are guessed
 ) -> list[dict]:  # one dict a row
     "Read a table back; raises CgdError if it is missing, damaged or has a broken line"
     path = Path(path)
@@ -109,9 +109,10 @@ def read_table(
         rows, bad = read_jsonl(path)
         if bad: raise CgdError('\n'.join(bad))
         return rows
-    import pyarrow as pa, pyarrow.parquet as pq
-    try: return pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as e: raise CgdError(f'{path}: not a Parquet file, or a damaged one: {e}') from None
+    import pyarrow as pa, pyarrow.csv, pyarrow.parquet
+    kind, read = ('CSV', pa.csv.read_csv) if path.suffix == '.csv' else ('Parquet', pa.parquet.read_table)
+    try: return read(path).to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e: raise CgdError(f'{path}: not a {kind} file, or a damaged one: {e}') from None
 
 # %% ../nbs/00_core.ipynb #marks
 def _mark_path(path:str|Path) -> Path:

@@ -573,7 +573,8 @@ def run_ledger(
 ) -> list[dict]:       # see `analysis.ledger`
     "What every stage of a run cost"
     if cfg.store: print(f'no ledger: {cfg.store} may hold what other runs cost, too; a run with a store of its own has one', file=sys.stderr)
-    if cfg.store or not cfg.path('store.sqlite').exists(): return []
+    if cfg.store: return []
+    if not cfg.path('store.sqlite').exists(): return read_table(kept) if (kept := cfg.path('ledger.csv')).exists() else []
     import torch
     with cfg.open_store() as store: done = sessions(store)
     trainings = {file.parent.name: json.loads(file.read_text()) for file in sorted(cfg.path('models').glob('*/train.json'))}
@@ -658,9 +659,8 @@ def harness_tables(cfg:RunConfig) -> dict[str, list[dict]]: # by file name; none
 
 def probed_tables(cfg:RunConfig) -> dict[str, list[dict]]: # by file name; none before `cgd analyse`
     "What `analyse` has measured"
-    import pandas as pd
     files = [file for name in ('uncertainty', 'uncertainty_gaps', 'answer_entropy', 'alignment', 'attention', 'drift') if (file := cfg.path('probed', f'{name}.csv')).exists()]
-    return {file.stem: pd.read_csv(file, keep_default_na=False, na_values=['']).to_dict('records') for file in files}
+    return {file.stem: read_table(file) for file in files}
 
 # %% ../nbs/11_pipeline.ipynb #report
 _HEADINGS = dict(results='Scores', differences='Paired differences', critiques='Critiques', confusion='Verdicts against grades',
