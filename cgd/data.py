@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['templates', 'SETS', 'TEXTS', 'KINDS', 'Template', 'solve', 'grow', 'draw', 'recipe', 'make_sets', 'make_shipped',
-           'Problems', 'split_gsm8k', 'to_problem', 'load_problems', 'same_text', 'overlap', 'words_of', 'shingles',
-           'index_runs', 'find_runs', 'index_near', 'find_near', 'contamination', 'decontaminate']
+           'Problems', 'split_gsm8k', 'to_problem', 'read_file', 'read_hub', 'open_spec', 'parse_row', 'load_problems',
+           'same_text', 'overlap', 'words_of', 'shingles', 'index_runs', 'find_runs', 'index_near', 'find_near',
+           'contamination', 'decontaminate']
 
 # %% ../nbs/01_data.ipynb #imports
 import gzip, json, math, os, random, re, unicodedata, zlib
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from difflib import get_close_matches
@@ -349,14 +351,22 @@ def _read_parquet(path:Path):
         for number, row in enumerate(rows, 1): yield f'{path}: row {number}', row
     except (pa.ArrowException, OSError, UnicodeDecodeError) as e: raise CgdError(f'{path}: not a Parquet file, or a damaged one: {e}') from None
 
-def _read_file(path:Path):
+def read_file(
+    path:Path # .jsonl, .jsonl.gz or .parquet
+) -> Iterator[tuple[str, dict|bytes]]: # where each stands, and its row or its line
+    "What is in a file of rows, for `parse_row`; raises CgdError if it cannot be read"
     if not path.is_file(): raise CgdError(f'{path}: no such file')
     if path.name.endswith(('.jsonl', '.jsonl.gz')): return _read_lines(path)
     if path.suffix == '.parquet': return _read_parquet(path)
     raise CgdError(f'{path}: problems are read from .jsonl, .jsonl.gz or .parquet files')
 
 # %% ../nbs/01_data.ipynb #read-hub
-def _read_hub(name:str, config:str|None=None, split:str='train'):
+def read_hub(
+    name:str,             # of a dataset on the Hub, or a folder
+    config:str|None=None, # of several that it has
+    split:str='train'     # of it
+) -> Iterator[tuple[str, dict]]: # where each stands, and its row
+    "The rows of a dataset; raises CgdError if it cannot be fetched"
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
     from httpx import HTTPError
@@ -368,25 +378,31 @@ def _read_hub(name:str, config:str|None=None, split:str='train'):
 def _read_bench(name:str):
     folder = os.environ.get('CGD_BENCH_DIR')
     if not folder: raise CgdError(f'bench:{name}: set CGD_BENCH_DIR to the folder that holds {name}.jsonl.gz')
-    return _read_file(Path(folder)/f'{name}.jsonl.gz')
+    return read_file(Path(folder)/f'{name}.jsonl.gz')
 
 # %% ../nbs/01_data.ipynb #open-spec
 SETS = ('train', 'val', 'test', 'shifted')  # the shipped sets
 
-def _open(spec:str):
+def open_spec(
+    spec:str # as `load_problems` takes it
+) -> tuple[str, Iterator[tuple[str, dict|bytes]]]: # the set's name, and its rows with where they stand
+    "The rows behind a name, none read yet; raises CgdError for one that does not exist"
     kind, _, rest = spec.partition(':')
     if kind == 'hub':
         name, config, split = [*rest.split(':', 2), '', ''][:3]
-        return name.split('/')[-1], _read_hub(name, config, split or 'train')
+        return name.split('/')[-1], read_hub(name, config, split or 'train')
     if kind == 'bench': return rest, _read_bench(rest)
-    if spec in SETS: return spec, _read_file(shipped(f'data/{spec}.jsonl'))
-    if '.' in spec or '/' in spec: return Path(spec).name.split('.')[0], _read_file(Path(spec))
+    if spec in SETS: return spec, read_file(shipped(f'data/{spec}.jsonl'))
+    if '.' in spec or '/' in spec: return Path(spec).name.split('.')[0], read_file(Path(spec))
     near = get_close_matches(spec, SETS, n=1)
     raise CgdError(f'{spec}: no such problem set{f"; did you mean `{near[0]}`?" if near else ""} '
                    f'Known: {", ".join(SETS)}, a .jsonl or .parquet file, hub:NAME, bench:NAME')
 
 # %% ../nbs/01_data.ipynb #parse
-def _parse(raw:dict|bytes) -> dict:
+def parse_row(
+    raw:dict|bytes # a row, or a line of JSON
+) -> dict:         # the row
+    "One row; raises CgdError for a broken line, or one that holds no object"
     if isinstance(raw, dict): return raw
     def refuse(constant): raise ValueError(f'{constant} is not JSON')
     try: row = json.loads(raw, parse_constant=refuse)
@@ -406,12 +422,12 @@ def load_problems(
     if limit is not None and limit < 1: raise CgdError(f'limit: expected at least 1, got {limit}')
     given = dict(prompt=prompt_field, reference=reference_field, solution=solution_field)
     fields = _FIELDS | {what: (name,) for what, name in given.items() if name}
-    origin, records = _open(spec)
+    origin, records = open_spec(spec)
     rows, skipped, places, seen = [], [], {}, set()
     for where, raw in records:
         if len(rows) == limit: break
         try:
-            seen.update(raw := _parse(raw))
+            seen.update(raw := parse_row(raw))
             row = to_problem(raw, origin, fields)
             if row['problem_id'] in places: raise CgdError(f'duplicate of {places[row["problem_id"]]} (problem_id {row["problem_id"]})')
         except CgdError as e: skipped.append(f'{where}: {e}'); continue

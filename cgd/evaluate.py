@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['READINGS', 'GRADER_NAMES', 'EvalConfig', 'ask', 'regrade', 'grade_records', 'graders_of', 'graders_in',
-           'changed_outcomes', 'messages', 'regrade_items', 'evaluate', 'by_id', 'pass_at_k', 'vote', 'maj_at_k',
-           'wilson', 'mcnemar_power', 'detectable', 'by_problem', 'resampled_means', 'resampled', 'share_interval',
-           'mean_interval', 'summarise', 'at_k', 'at_k_table', 'answer_lengths', 'mcnemar', 'newcombe', 'pair_up',
-           'compare', 'paired_bootstrap', 'two_sided', 'holm', 'crossed_mean', 'crossed', 'self_refine',
-           'within_budget', 'majority', 'best_of_k', 'confidence', 'at_budget']
+           'changed_outcomes', 'messages', 'regrade_items', 'evaluate', 'by_id', 'pass_at_k', 'ballot', 'vote',
+           'maj_at_k', 'wilson', 'mcnemar_power', 'detectable', 'by_problem', 'resampled_means', 'resampled',
+           'share_interval', 'mean_interval', 'summarise', 'at_k', 'at_k_table', 'answer_lengths', 'mcnemar',
+           'newcombe', 'pair_up', 'compare', 'paired_bootstrap', 'two_sided', 'holm', 'crossed_mean', 'crossed',
+           'self_refine', 'within_budget', 'majority', 'best_of_k', 'confidence', 'at_budget']
 
 # %% ../nbs/08_evaluate.ipynb #imports
 import math
@@ -165,7 +165,10 @@ def pass_at_k(
     return {id: 1 - comb(n - c, k) / comb(n, k) for id, (n, c) in hits.items()}
 
 # %% ../nbs/08_evaluate.ipynb #maj-at-k
-def _ballot(answer:str|None):
+def ballot(
+    answer:str|None # that a grader saw
+):                  # equal for answers that are voted for together: a number, or the text without its spaces; None for no answer
+    "What an answer votes for"
     if answer is None: return None
     number = to_number(answer)
     return ''.join(answer.split()) if number is None else number
@@ -175,7 +178,7 @@ def vote(
     grader:str='strict' # whose answers count
 ) -> dict:              # the first sample if none has an answer
     "The sample whose answer has most votes; the first of these, if several have"
-    ballots = [_ballot(r[f'{grader}_answer']) for r in samples]
+    ballots = [ballot(r[f'{grader}_answer']) for r in samples]
     votes = Counter(b for b in ballots if b is not None)
     return samples[ballots.index(max(votes, key=votes.get))] if votes else samples[0]
 

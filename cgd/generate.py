@@ -8,7 +8,8 @@ __all__ = ['SampleConfig', 'Request', 'sample_requests', 'Completion', 'request_
            'embedded_student', 'find_model', 'fingerprint', 'chat_pieces', 'chat_ids', 'marked', 'EngineConfig',
            'resolve_dtype', 'Memory', 'device_memory', 'model_context', 'weights_memory', 'memory_fault', 'Engine',
            'LocalEngine', 'VllmEngine', 'HfEngine', 'OpenAIEngine', 'RecordedEngine', 'engine_env', 'Worker',
-           'vllm_fault', 'open_engine', 'engine_name', 'complete', 'Unsupported', 'ScoreRequest', 'Score', 'score']
+           'vllm_fault', 'open_engine', 'engine_name', 'complete', 'Unsupported', 'ScoreRequest', 'Score', 'score_text',
+           'score_pairs', 'score']
 
 # %% ../nbs/03_generate.ipynb #imports
 import asyncio, contextlib, dataclasses, fcntl, importlib.metadata, json, math, os, queue, random, re, shutil, sqlite3, subprocess, sys, tempfile, threading, time, traceback
@@ -1091,13 +1092,22 @@ class Score:
     @property
     def logprob(self) -> float: return sum(self.logprobs)
 
-def _score_text(tokens:list, logprobs:list, ranks:list, entropies:list|None) -> str:
+def score_text(
+    tokens:list[int],         # of a completion
+    logprobs:list[float],     # of each, in nats
+    ranks:list[int],          # of each among all tokens, from 1
+    entropies:list[float]|None # at each, in nats; None: the engine does not tell
+) -> str:                     # JSON
+    "Scores as the store keeps them"
     short = lambda values: values and [round(v, 6) for v in values]
     return json.dumps(dict(tokens=tokens, logprobs=short(logprobs), ranks=ranks, entropies=short(entropies)), separators=(',', ':'))
 
 # %% ../nbs/03_generate.ipynb #score-pairs
-def _score_pairs(engine:LocalEngine, missing:dict[str, ScoreRequest]) -> Iterator[tuple[str, list[int]|Completion, list[int]]]:
-    "Keys with the token ids of prompt and completion; where these do not fit, an empty `too_long` one in the prompt's place"
+def score_pairs(
+    engine:LocalEngine,              # its tokenizer and context
+    missing:dict[str, ScoreRequest]  # by their keys
+) -> Iterator[tuple[str, list[int]|Completion, list[int]]]: # key, token ids of the prompt, and of the completion
+    "Requests as tokens; where they do not fit, an empty `too_long` completion stands in the prompt's place"
     for key, request in missing.items():
         if not request.messages: raise CgdError(f'{request.id}: nothing stands before the completion; a first token has no probability without a prompt')
         ids, tokens = chat_ids(engine.tokenizer, request.messages), request.completion
@@ -1111,7 +1121,7 @@ def _vllm_scores(engine:VllmEngine, missing:dict[str, ScoreRequest]) -> Iterator
     from vllm import SamplingParams
     params, sizes = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False), {}
     def work():
-        for key, ids, tokens in _score_pairs(engine, missing):
+        for key, ids, tokens in score_pairs(engine, missing):
             sizes[key] = len(tokens)
             yield key, ids if isinstance(ids, Completion) else ids + tokens, params
     def read(out, seconds:float) -> Completion:
@@ -1119,7 +1129,7 @@ def _vllm_scores(engine:VllmEngine, missing:dict[str, ScoreRequest]) -> Iterator
         start = len(out.prompt_token_ids) - size
         tokens = list(out.prompt_token_ids[start:])
         own = [at[token] for at, token in zip(out.prompt_logprobs[start:], tokens)]
-        text = _score_text(tokens, [o.logprob for o in own], [o.rank for o in own], None)
+        text = score_text(tokens, [o.logprob for o in own], [o.rank for o in own], None)
         return Completion(text, 'scored', start, size, out.num_cached_tokens or 0, seconds, out.request_id)
     return engine.steps(work(), read)
 
@@ -1127,7 +1137,7 @@ def _vllm_scores(engine:VllmEngine, missing:dict[str, ScoreRequest]) -> Iterator
 def _hf_scores(engine:HfEngine, missing:dict[str, ScoreRequest]) -> Iterator[Completion]:
     "Scores as their batches finish"
     pairs = []
-    for key, ids, tokens in _score_pairs(engine, missing):
+    for key, ids, tokens in score_pairs(engine, missing):
         if isinstance(ids, Completion): yield ids
         else: pairs.append((key, ids, tokens))
     if engine.cfg.batch_size > 1: pairs.sort(key=lambda p: len(p[1]) + len(p[2]))
@@ -1153,7 +1163,7 @@ def _hf_score(engine:HfEngine, batch:list[tuple[str, list[int], list[int]]]) -> 
             logp = row[keep - 1 - len(tokens):keep - 1].float().log_softmax(-1)   # the place before a token predicts it
             own = logp.gather(-1, torch.tensor(tokens, dtype=torch.long, device=logp.device)[:, None])
             ranks, entropies = (logp > own).sum(-1) + 1, torch.special.entr(logp.exp()).sum(-1)
-            text = _score_text(tokens, own[:, 0].tolist(), ranks.tolist(), entropies.tolist())
+            text = score_text(tokens, own[:, 0].tolist(), ranks.tolist(), entropies.tolist())
             yield Completion(text, 'scored', len(ids), len(tokens), 0, time.perf_counter() - start, key)
 
 # %% ../nbs/03_generate.ipynb #score

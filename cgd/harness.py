@@ -15,7 +15,8 @@ from statistics import mean
 try: from lm_eval.api.model import TemplateLM
 except ImportError as e: raise ImportError("cgd.harness is for lm-evaluation-harness, which is not installed here: pip install 'cgd[eval]'") from e
 
-from .benchmarks import BENCHMARKS, Benchmark, Items, _instruction_checks, _local, _parse, _read_file, grade_items, load_benchmark
+from .benchmarks import BENCHMARKS, Benchmark, Items, bench_file, grade_items, instruction_checks, load_benchmark
+from .data import parse_row, read_file
 from .core import CgdError, derive_seed
 from .evaluate import GRADER_NAMES, mean_interval
 from .generate import Engine, Request, ScoreRequest, Store, Unsupported, complete, score
@@ -130,7 +131,7 @@ def lm_eval_results(
     from datasets import Dataset
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
-    if 'ifeval' in task: _instruction_checks()
+    if 'ifeval' in task: instruction_checks()
     manager, spec = TaskManager(include_defaults=not data), task
     if data: spec = _task_config(task) | dict(custom_dataset=lambda **_: {split: Dataset.from_list(rows) for split, rows in data.items()})
     elif task not in manager.task_index: raise CgdError(f'task: lm-eval has no task `{task}`')
@@ -149,14 +150,14 @@ def _benchmark_of(task:str) -> Benchmark|None: return next((b for b in BENCHMARK
 
 def _local_items(task:str) -> Items|None:
     "Our items of a task, if the folder has them and they can be turned into its rows"
-    return load_benchmark(_benchmark_of(task)) if task in _ROWS and _local(_benchmark_of(task).file) else None
+    return load_benchmark(_benchmark_of(task)) if task in _ROWS and bench_file(_benchmark_of(task).file) else None
 
 def _data(task:str, items:Items) -> dict:
     "Rows in the task's form; GSM8K's worked examples are of its training set"
     split, row = _ROWS[task]
     data = {split: [row(r) for r in items]}
-    train = _local('gsm8k_train') if task == 'gsm8k' else None
-    examples = [_parse(line) for _, line in _read_file(train)] if train else []
+    train = bench_file('gsm8k_train') if task == 'gsm8k' else None
+    examples = [parse_row(line) for _, line in read_file(train)] if train else []
     return data | dict(train=[dict(question=e['problem'], answer=e['raw_answer']) for e in examples] or data[split]) if task == 'gsm8k' else data
 
 # %% ../nbs/09_harness.ipynb #lm-eval-records

@@ -21,8 +21,8 @@ from typing import Literal
 
 from .core import CgdError, launch
 from .benchmarks import Items
-from .evaluate import EvalConfig, _ballot, by_id, messages, resampled
-from .generate import (Completion, EngineConfig, HfEngine, Score, ScoreRequest, Store, _score_pairs, _score_text, add_completion,
+from .evaluate import EvalConfig, ballot, by_id, messages, resampled
+from .generate import (Completion, EngineConfig, HfEngine, Score, ScoreRequest, Store, score_pairs, score_text, add_completion,
                           begin_session, chat_pieces, complete, engine_env, request_key)
 from .views import ViewConfig, build, enclose, shuffle_critiques
 
@@ -237,7 +237,7 @@ class ProbeEngine(HfEngine):
         "Scores and shares of attention as their passes finish"
         self._wear()
         items = []
-        for key, ids, tokens in _score_pairs(self, missing):
+        for key, ids, tokens in score_pairs(self, missing):
             if isinstance(ids, Completion): yield ids; continue
             asked = missing[key]
             items.append(_Item(key, ids, tokens, tuple(prompt_parts(self.tokenizer, asked.messages, asked.parts)) if isinstance(asked, AttentionRequest) else ()))
@@ -248,7 +248,7 @@ def _logp_text(tokens:list[int], logp) -> str:
     import torch
     own = logp.gather(-1, torch.tensor(tokens, dtype=torch.long, device=logp.device)[:, None])
     ranks, entropies = (logp > own).sum(-1) + 1, torch.special.entr(logp.exp()).sum(-1)
-    return _score_text(tokens, own[:, 0].tolist(), ranks.tolist(), entropies.tolist())
+    return score_text(tokens, own[:, 0].tolist(), ranks.tolist(), entropies.tolist())
 
 def _shares_text(item:_Item, shares:list[list[float]]) -> str:
     return json.dumps(dict(parts=[name for name, *_ in item.parts] + ['own'], shares=[[round(s, 6) for s in layer] for layer in shares]), separators=(',', ':'))
@@ -367,7 +367,7 @@ def answer_entropies(
     "How undecided the samples of a problem are about its answer"
     if not records or f'{grader}_answer' not in records[0]: raise CgdError(f'records: no column {grader}_answer; grade them with the grader {grader!r} first, or name another')
     def entropy(samples):
-        counts = Counter(_ballot(r[f'{grader}_answer']) for r in samples)
+        counts = Counter(ballot(r[f'{grader}_answer']) for r in samples)
         return sum(c/len(samples) * math.log(len(samples)/c) for c in counts.values())
     return {id: entropy(samples) for id, samples in by_id(records).items()}
 
@@ -484,7 +484,7 @@ class DriftRequest:
 def _first(engine:ProbeEngine, requests:list[DriftRequest]) -> dict[str, tuple]:
     "Prompt tokens, and log-probabilities of the first token, of each request that fits"
     engine.load(); engine._wear()
-    pairs = {r.id: pair[1] for r, pair in zip(requests, _score_pairs(engine, {r.id: ScoreRequest(r.id, r.messages, [0]) for r in requests}))}
+    pairs = {r.id: pair[1] for r, pair in zip(requests, score_pairs(engine, {r.id: ScoreRequest(r.id, r.messages, [0]) for r in requests}))}
     return {item.key: (len(item.ids), logp[0].double()) for item, logp, *_ in _passes(engine, [_Item(id, ids, [0]) for id, ids in pairs.items() if not isinstance(ids, Completion)])}
 
 def _divergence(p, q) -> float: return max(0., float((p.exp() * (p - q)).sum()))

@@ -19,8 +19,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from .core import CgdError, Config, content_hash, derive_seed, is_current, launch, redirect_output
 from .generate import chat_ids, find_model, fingerprint, model_context
 from .grade import GRADERS, grade_many
-from .train import (TrainConfig, check_loggers, devices, hub_id, train_env, _check_hardware, _deliver, _descending, _dtype, _keeping, _load_base, _lora,
-                       _on_these_devices, _peak_gib, _quiet, _run, _versions, _watch, _Watch)
+from .train import (TrainConfig, Watch, check_hardware, check_loggers, deliver, devices, hub_id, load_base, lora_config, on_these_devices, peak_gib, quiet_trainer,
+                       run_trainer, saving_arguments, train_env, training_dtype, update_arguments, versions, watcher)
 from .views import ASK, enclose, views_of
 
 # %% ../nbs/07_rivals.ipynb #rl-config
@@ -71,6 +71,7 @@ def as_messages(
     "Put a problem as the evaluation puts it"
     return row | dict(prompt=[dict(role='user', content=cfg.template.replace('{prompt}', row['prompt']))])
 
+# %% ../nbs/07_rivals.ipynb #usable
 def read_ids(
     row:dict, # from `as_messages`
     tokenizer # of the student
@@ -131,11 +132,11 @@ def _rolling(cfg:RLConfig) -> dict:
 
 def _grpo(cfg:RLConfig, arguments:dict, **parts):
     from trl import GRPOConfig, GRPOTrainer
-    return GRPOTrainer(args=_on_these_devices(GRPOConfig(beta=cfg.beta, **arguments)), reward_funcs=reward_by(cfg.grader), **parts)
+    return GRPOTrainer(args=on_these_devices(GRPOConfig(beta=cfg.beta, **arguments)), reward_funcs=reward_by(cfg.grader), **parts)
 
 def _sdft(cfg:RLConfig, arguments:dict, **parts):
     from trl.experimental.sdft import SDFTConfig, SDFTTrainer
-    return SDFTTrainer(args=_on_these_devices(SDFTConfig(max_prompt_length=None, **arguments)), **parts)
+    return SDFTTrainer(args=on_these_devices(SDFTConfig(max_prompt_length=None, **arguments)), **parts)
 
 @dataclass(frozen=True)
 class Rival:
@@ -175,10 +176,10 @@ def check_rival(
         raise CgdError(f'prompts={cfg.prompts} times n={cfg.n} is no multiple of device_batch_size={cfg.device_batch_size}; change one of them')
     check_loggers(cfg.report_to)
     if devices(cfg.recipe()) > 1: raise CgdError(f'{name} trains in one process here; start it without a launcher')
-    _check_hardware(cfg.recipe(), find_model(base))
+    check_hardware(cfg.recipe(), find_model(base))
 
 # %% ../nbs/07_rivals.ipynb #watch
-class _Rollouts(_Watch):
+class _Rollouts(Watch):
     "Counts tokens beside what every training is watched for"
     def __init__(self, cfg, made_from, screen, read, twice): super().__init__(cfg.recipe(), made_from, screen); self.rl, self.read, self.twice = cfg, read, twice
     def on_log(self, args, state, control, logs=None, **kw):
@@ -213,7 +214,7 @@ def _rival_record(name:str, trainer, cfg:RLConfig, base:str, drawn:list[dict], *
     logged = [h for h in trainer.state.log_history if 'loss' in h]
     last, rewards = logged[-1], [h['reward'] for h in logged if 'reward' in h]
     return dict(view=name, base=Path(base).name if Path(base).exists() else base, base_id=hub_id(base), config=cfg.model_dump(mode='json'), backend='trl',
-                device=str(trainer.args.device), dtype=_dtype(cfg.recipe()), versions=_versions(), pairs=len(drawn)*cfg.n, problems=len({r['problem_id'] for r in drawn}),
+                device=str(trainer.args.device), dtype=training_dtype(cfg.recipe()), versions=versions(), pairs=len(drawn)*cfg.n, problems=len({r['problem_id'] for r in drawn}),
                 data_fingerprint=content_hash(drawn), steps=trainer.state.global_step, tokens=last['tokens'], target_tokens=last['completion_tokens'],
                 teacher_tokens=cfg.n*sum(r['teacher_read'] for r in drawn) + last['completion_tokens'] if name == 'sdft' else 0,
                 seconds=last['seconds'], last_loss=last['loss'], rewards=rewards, validation=None, **more)
@@ -232,12 +233,12 @@ def _draw(name:str, rows:list[dict], cfg:RLConfig, folder:str) -> tuple:
 def _rival_trainer(name:str, tokenizer, drawn:list[dict], cfg:RLConfig, folder:str, checkpoints:Path, made_from:str, screen:TextIO|None):
     from datasets import Dataset
     recipe, twice = cfg.recipe(), name == 'sdft'
-    callback = _watch(cfg, made_from, screen, [r['read'] + twice*r['teacher_read'] for r in drawn], twice, kind=_Rollouts)
-    arguments = _rolling(cfg) | _descending(recipe) | _keeping(recipe, False, checkpoints)
+    callback = watcher(cfg, made_from, screen, [r['read'] + twice*r['teacher_read'] for r in drawn], twice, kind=_Rollouts)
+    arguments = _rolling(cfg) | update_arguments(recipe) | saving_arguments(recipe, False, checkpoints)
     data = Dataset.from_list([{k: v for k, v in r.items() if k in ('prompt', 'reference', 'privileged_context')} for r in drawn])
-    trainer = RIVALS[name].trainer(cfg, arguments, model=_load_base(folder, recipe, 'padded'), train_dataset=data, processing_class=tokenizer, callbacks=[callback],
-                                   peft_config=_lora(recipe) if cfg.method == 'lora' else None)
-    _quiet(trainer, checkpoints.with_suffix('.logs'))
+    trainer = RIVALS[name].trainer(cfg, arguments, model=load_base(folder, recipe, 'padded'), train_dataset=data, processing_class=tokenizer, callbacks=[callback],
+                                   peft_config=lora_config(recipe) if cfg.method == 'lora' else None)
+    quiet_trainer(trainer, checkpoints.with_suffix('.logs'))
     return trainer
 
 # %% ../nbs/07_rivals.ipynb #fit-rival
@@ -255,11 +256,11 @@ def fit_rival(
     made_from = content_hash(name, [RIVALS[name].row(r, cfg) for r in rows], cfg.model_dump(mode='json'), fingerprint(folder))   # GRPO does not care for another critique
     if is_current(out, made_from): return json.loads((out/'train.json').read_text())
     tokenizer, drawn, left_out = _draw(name, rows, cfg, folder)
-    checkpoints, before = out.with_name(f'{out.name}.checkpoints'), _peak_gib()
+    checkpoints, before = out.with_name(f'{out.name}.checkpoints'), peak_gib()
     trainer = _rival_trainer(name, tokenizer, drawn, cfg, folder, checkpoints, made_from, screen)
-    _run(trainer, checkpoints, made_from, cfg.recipe())
-    record = _rival_record(name, trainer, cfg, base, drawn, left_out=left_out, base_fingerprint=fingerprint(folder), peak_gib=_peak_gib(before))
-    _deliver(trainer, record, cfg.recipe(), out, checkpoints, made_from, _columns(name), rival_card)
+    run_trainer(trainer, checkpoints, made_from, cfg.recipe())
+    record = _rival_record(name, trainer, cfg, base, drawn, left_out=left_out, base_fingerprint=fingerprint(folder), peak_gib=peak_gib(before))
+    deliver(trainer, record, cfg.recipe(), out, checkpoints, made_from, _columns(name), rival_card)
     return json.loads((out/'train.json').read_text())
 
 # %% ../nbs/07_rivals.ipynb #train-rival

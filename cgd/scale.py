@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from .core import CgdError, Config, content_hash, is_current, mark_current, read_table, write_table
-from .data import _open, _parse, decontaminate, to_problem
+from .data import decontaminate, open_spec, parse_row, to_problem
 from .benchmarks import load_benchmark
 from .generate import Engine, SampleConfig, Store
 from .rollouts import draft
@@ -27,9 +27,9 @@ from .pipeline import RunConfig, keep_config, needed_views, open_student, readab
 # %% ../nbs/14_scale.ipynb #portions
 def _usable(spec:str) -> Iterator[tuple[dict|None, str]]:
     "Each row as a problem, or None and what is wrong with it"
-    origin, records = _open(spec)
+    origin, records = open_spec(spec)
     for where, raw in records:
-        try: yield to_problem(_parse(raw), origin), ''
+        try: yield to_problem(parse_row(raw), origin), ''
         except CgdError as e: yield None, f'{where}: {e}'
 
 def _name(row:dict) -> int: return int(content_hash(row['problem_id']), 16)

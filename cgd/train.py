@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'TrainConfig', 'accumulation', 'devices', 'choose_parallel', 'check_devices', 'choose_backend',
-           'torch_logprobs', 'choose_batching', 'crosstalk', 'last_good', 'check_validation', 'check_loggers',
-           'check_hub', 'read_losses', 'hub_id', 'model_card', 'check_training', 'fit', 'train_env', 'start_ranks',
-           'train', 'Shape', 'model_shape', 'expected_memory', 'change_to_fit', 'memory_note', 'merge']
+           'torch_logprobs', 'choose_batching', 'crosstalk', 'training_dtype', 'lora_config', 'load_base', 'last_good',
+           'check_validation', 'check_loggers', 'check_hub', 'Watch', 'watcher', 'update_arguments', 'saving_arguments',
+           'on_these_devices', 'quiet_trainer', 'read_losses', 'hub_id', 'model_card', 'versions', 'check_hardware',
+           'check_training', 'run_trainer', 'peak_gib', 'deliver', 'fit', 'train_env', 'start_ranks', 'train', 'Shape',
+           'model_shape', 'expected_memory', 'change_to_fit', 'memory_note', 'merge']
 
 # %% ../nbs/07_train.ipynb #imports
 import csv, errno, importlib.metadata, importlib.util, io, json, logging, math, os, resource, shutil, sys, time
@@ -156,7 +158,7 @@ def _without_triton():
 def _flash(cfg:TrainConfig) -> bool:
     "Whether FlashAttention can be used: its package, a GPU, and a 16-bit format"
     import torch
-    return torch.cuda.is_available() and importlib.util.find_spec('flash_attn') is not None and _dtype(cfg) != 'float32'
+    return torch.cuda.is_available() and importlib.util.find_spec('flash_attn') is not None and training_dtype(cfg) != 'float32'
 
 def choose_batching(
     cfg:TrainConfig, # its batching and order
@@ -198,16 +200,21 @@ def crosstalk(
     return moved
 
 # %% ../nbs/07_train.ipynb #load-student
-def _dtype(cfg:TrainConfig) -> str: return resolve_dtype(cfg.dtype)
+def training_dtype(
+    cfg:TrainConfig # its dtype
+) -> str:           # as torch names it; 'auto' resolved by what this hardware is fast at
+    "The numbers that a training computes in"
+    return resolve_dtype(cfg.dtype)
 
 def _checkpointing(cfg:TrainConfig) -> bool:
     import torch
     return torch.cuda.is_available() if cfg.gradient_checkpointing is None else cfg.gradient_checkpointing
 
+# %% ../nbs/07_train.ipynb #load-unsloth
 def _load_unsloth(folder:str, cfg:TrainConfig, batching:str):
     import torch
     from unsloth import FastLanguageModel
-    dtype, precise = getattr(torch, _dtype(cfg)), {}
+    dtype, precise = getattr(torch, training_dtype(cfg)), {}
     if cfg.method == 'full':   # small updates vanish in 16 bits
         if torch.cuda.is_available(): precise = dict(float32_mixed_precision=True)
         else: dtype = torch.float32
@@ -217,16 +224,25 @@ def _load_unsloth(folder:str, cfg:TrainConfig, batching:str):
     return FastLanguageModel.get_peft_model(model, r=cfg.lora_r, lora_alpha=cfg.lora_alpha, lora_dropout=cfg.lora_dropout, target_modules='all-linear',
                                             use_gradient_checkpointing='unsloth' if _checkpointing(cfg) else False, random_state=cfg.seed)
 
-def _lora(cfg:TrainConfig):
+# %% ../nbs/07_train.ipynb #load-base
+def lora_config(
+    cfg:TrainConfig # rank, alpha and dropout
+):                  # peft's LoraConfig, of every linear layer but the head
+    "The adapter that a recipe trains"
     from peft import LoraConfig
     return LoraConfig(r=cfg.lora_r, lora_alpha=cfg.lora_alpha, lora_dropout=cfg.lora_dropout, target_modules='all-linear', task_type='CAUSAL_LM')
 
-def _load_base(folder:str, cfg:TrainConfig, batching:str):
+def load_base(
+    folder:str,      # of the student
+    cfg:TrainConfig, # method and dtype
+    batching:str     # from `choose_batching`
+):                   # a causal language model of transformers
+    "The student before it is trained: in float32 if all its weights are, in 4 bits for qlora"
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     if not torch.cuda.is_available(): _without_triton()
     elif 'LOCAL_RANK' in os.environ: torch.cuda.set_device(int(os.environ['LOCAL_RANK']))   # or every process would load on the first card
-    half = getattr(torch, _dtype(cfg))
+    half = getattr(torch, training_dtype(cfg))
     four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=half, bnb_4bit_use_double_quant=True)
     attention = 'flash_attention_2' if batching != 'padded' and _flash(cfg) else None
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32 if cfg.method == 'full' else half,  # small updates vanish in 16 bits
@@ -235,11 +251,11 @@ def _load_base(folder:str, cfg:TrainConfig, batching:str):
 def _load_trl(folder:str, cfg:TrainConfig, batching:str):
     from peft import get_peft_model, prepare_model_for_kbit_training
     from transformers import set_seed
-    model = _load_base(folder, cfg, batching)
+    model = load_base(folder, cfg, batching)
     if cfg.method == 'full': return model
     if cfg.method == 'qlora': model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=_checkpointing(cfg))
     set_seed(cfg.seed)
-    return get_peft_model(model, _lora(cfg))
+    return get_peft_model(model, lora_config(cfg))
 
 # %% ../nbs/07_train.ipynb #last-good
 def last_good(
@@ -303,7 +319,8 @@ def _check_sharded(model):
     whole = [name for name, p in model.named_parameters() if not isinstance(p, DTensor)]
     if whole: raise CgdError(f'parallel=fsdp2: {len(whole)} parameters were not shared out, {whole[0]} for one; take parallel=ddp')
 
-class _Watch:
+# %% ../nbs/07_train.ipynb #watch-class
+class Watch:
     "Progress, time, sanity, and the mark that makes a checkpoint count"
     def __init__(self, cfg, made_from, screen): self.cfg, self.made_from, self.screen = cfg, made_from, screen
     def on_train_begin(self, args, state, control, model=None, **kw):
@@ -326,7 +343,10 @@ class _Watch:
         if _is_first(): mark_current(Path(args.output_dir)/f'checkpoint-{state.global_step}', self.made_from)
     def on_train_end(self, args, state, control, **kw): self.bar.close()
 
-def _watch(*what, kind:type=_Watch):
+def watcher(
+    *what,          # what the class is made with
+    kind:type=Watch # the class
+):                  # a TrainerCallback
     "The above as transformers wants it, which is imported no sooner"
     from transformers import TrainerCallback
     return type('Watch', (kind, TrainerCallback), {})(*what)
@@ -343,16 +363,22 @@ def _dividing(cfg:TrainConfig, batching:str, n_rows:int) -> dict:
                 max_length=None if end_to_end else cfg.max_length, padding_free=end_to_end, packing=False, train_sampling_strategy=_SAMPLING[cfg.order],
                 include_num_input_tokens_seen='all' if end_to_end else 'non_padding')   # end to end there is no padding, and a pad token is an end of turn
 
-def _descending(cfg:TrainConfig) -> dict:
+def update_arguments(
+    cfg:TrainConfig # the recipe
+) -> dict:          # in TRL's words
     "How weights are changed, and in which numbers"
     import torch
-    dtype, sharded = _dtype(cfg), choose_parallel(cfg) == 'fsdp2'
+    dtype, sharded = training_dtype(cfg), choose_parallel(cfg) == 'fsdp2'
     return dict(learning_rate=cfg.lr, lr_scheduler_type='constant_with_warmup' if cfg.schedule == 'constant' else cfg.schedule, weight_decay=cfg.weight_decay,
                 max_grad_norm=cfg.max_grad_norm, seed=cfg.seed, data_seed=cfg.seed, bf16=dtype == 'bfloat16', fp16=dtype == 'float16', use_cpu=not torch.cuda.is_available(),
                 gradient_checkpointing=_checkpointing(cfg) and not sharded, ddp_find_unused_parameters=False,
                 **(dict(fsdp=True, fsdp_config=dict(version=2, activation_checkpointing=_checkpointing(cfg))) if sharded else {}))
 
-def _keeping(cfg:TrainConfig, validated:bool, checkpoints:Path) -> dict:
+def saving_arguments(
+    cfg:TrainConfig, # the recipe
+    validated:bool,  # there is a validation set
+    checkpoints:Path # folder to save in
+) -> dict:           # in TRL's words
     "What is saved, looked at and reported, and when"
     validation = dict(eval_strategy='steps', eval_steps=cfg.eval_steps or cfg.save_steps, load_best_model_at_end=cfg.keep == 'best',
                       metric_for_best_model='eval_loss', greater_is_better=False, per_device_eval_batch_size=1) if validated else {}
@@ -360,7 +386,10 @@ def _keeping(cfg:TrainConfig, validated:bool, checkpoints:Path) -> dict:
     return dict(output_dir=str(checkpoints), save_steps=cfg.save_steps, save_total_limit=2, logging_steps=1, logging_nan_inf_filter=False,
                 report_to=check_loggers(cfg.report_to) or 'none', disable_tqdm=True, **validation, **hub)
 
-def _on_these_devices(args):
+# %% ../nbs/07_train.ipynb #devices-arguments
+def on_these_devices(
+    args # TRL's settings
+):       # the same, changed in place
     "Settings for the devices that there are: one card for each process, and CPUs that can do what cards can"
     import torch
     from accelerate.utils import DistributedType
@@ -382,7 +411,10 @@ def _by_length(trainer, cfg:TrainConfig):
     args = trainer.args
     return ByLength(args.per_device_train_batch_size*args.gradient_accumulation_steps*devices(cfg), lengths=[len(ids) for ids in trainer.train_dataset['input_ids']])
 
-def _quiet(trainer, logs:Path):
+def quiet_trainer(
+    trainer,  # of TRL
+    logs:Path # folder of TensorBoard's files
+):
     "Leave the screen to our own bar, and logs where they stay when the checkpoints' folder goes"
     from transformers import PrinterCallback, ProgressCallback
     from transformers.integrations import TensorBoardCallback
@@ -408,11 +440,11 @@ def _widen(model):
 def _trainer(model, tokenizer, encoded:Encoded, held_out:Encoded|None, cfg:TrainConfig, batching:str, checkpoints:Path, callback):
     from trl import SFTConfig, SFTTrainer
     data = _dataset(encoded.rows, cfg, batching)
-    args = _on_these_devices(SFTConfig(**_dividing(cfg, batching, len(data)), **_descending(cfg), **_keeping(cfg, held_out is not None, checkpoints)))
+    args = on_these_devices(SFTConfig(**_dividing(cfg, batching, len(data)), **update_arguments(cfg), **saving_arguments(cfg, held_out is not None, checkpoints)))
     trainer = SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer, callbacks=[callback],
                          eval_dataset=None if held_out is None else _dataset(held_out.rows, cfg, 'padding_free'))
     if args.fp16: _widen(trainer.model)
-    _quiet(trainer, checkpoints.with_suffix('.logs'))
+    quiet_trainer(trainer, checkpoints.with_suffix('.logs'))
     if len(trainer.train_dataset) != len(data): raise CgdError(f'the trainer kept {len(trainer.train_dataset)} of {len(data)} rows')
     if batching != 'padded': _check_apart(trainer, batching, encoded.rows)
     if cfg.order == 'grouped':
@@ -487,7 +519,7 @@ def _save_model(trainer, part:Path):
     shutil.rmtree(part, ignore_errors=True)
     trainer.model.save_pretrained(str(part), **shared); trainer.processing_class.save_pretrained(str(part))
 
-def _save(trainer, record:dict, out:Path, columns:dict[str, str]=_LOSSES, card:Callable=model_card):
+def _save(trainer, record:dict, out:Path, columns:dict[str, str], card:Callable):
     _save_model(trainer, part := out.with_name(f'.{out.name}.part'))
     if not _is_first(): return
     if (adapter := part/'adapter_config.json').exists():   # PEFT puts a path of this machine there
@@ -513,12 +545,16 @@ def _push(repository:str, out:Path):
         upload_folder(repo_id=repository, folder_path=out, commit_message='Trained with cgd')
 
 # %% ../nbs/07_train.ipynb #checks
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]: # package -> version
+    "What a training was made with"
     names = 'torch', 'transformers', 'trl', 'peft', 'unsloth'
     return {n: importlib.metadata.version(n) for n in names if importlib.util.find_spec(n)}
 
-def _check_hardware(cfg:TrainConfig, folder:str):
-    "Raise CgdError for what cannot work here"
+def check_hardware(
+    cfg:TrainConfig, # the recipe
+    folder:str       # of the student
+):
+    "Raise CgdError for what cannot work with this machine and student"
     import torch
     check_devices(cfg)
     if cfg.method == 'qlora' and not torch.cuda.is_available(): raise CgdError('method=qlora needs a GPU; take method=lora')
@@ -531,7 +567,7 @@ def check_training(
 ):
     "Raise CgdError for settings that do not go together, or not with this machine and student, before anything heavy is loaded"
     check_loggers(cfg.report_to); check_hub(cfg.push_to_hub)
-    _check_hardware(cfg, find_model(base))
+    check_hardware(cfg, find_model(base))
     choose_batching(cfg.model_copy(update=dict(batching='padded')) if cfg.batching == 'auto' else cfg, 'trl')
     if cfg.keep == 'best' and cfg.save_steps % (cfg.eval_steps or cfg.save_steps):
         raise CgdError(f'save_steps={cfg.save_steps} is no multiple of eval_steps={cfg.eval_steps}, so that keep=best could not keep what it finds; change one of them')
@@ -561,8 +597,13 @@ def _told(cfg:TrainConfig, checkpoints:Path):
         if _no_room(e): raise CgdError(f'{checkpoints}: no space left on the disk; make room and start again, it goes on from the last whole checkpoint') from e
         raise
 
-def _run(trainer, checkpoints:Path, made_from:str, cfg:TrainConfig):
-    "Train to the end, from the last whole checkpoint if there is one"
+def run_trainer(
+    trainer,          # of TRL, with a `watcher`
+    checkpoints:Path, # folder of its checkpoints
+    made_from:str,    # what marks one as this training's
+    cfg:TrainConfig   # named in errors
+):
+    "Train to the end, from the last whole checkpoint if there is one; raises CgdError for a full memory or disk"
     start = last_good(checkpoints, made_from)
     _wait_for_all()   # all have looked before one clears away
     if start is None and _is_first(): shutil.rmtree(checkpoints, ignore_errors=True)
@@ -570,8 +611,10 @@ def _run(trainer, checkpoints:Path, made_from:str, cfg:TrainConfig):
     with _told(cfg, checkpoints): trainer.train(resume_from_checkpoint=str(start) if start else None)
 
 # %% ../nbs/07_train.ipynb #fit-record
-def _peak_gib(before:float=0.) -> float:
-    "Most memory held so far: what torch allocated on a GPU, else this process's resident memory, less what it was `before`"
+def peak_gib(
+    before:float=0. # what it was before
+) -> float:         # GiB more than that
+    "Most memory held so far: what torch allocated on a GPU, else this process's resident memory"
     import torch
     unit = 1 if sys.platform == 'darwin' else 1024
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*unit
@@ -583,7 +626,7 @@ def _record(trainer, pairs:Pairs, cfg:TrainConfig, base:str, encoded:Encoded, he
     looks = {h['step']: h['eval_loss'] for h in state.log_history if 'eval_loss' in h}
     kept = state.best_global_step if cfg.keep == 'best' else state.global_step
     return dict(view=pairs.name, base=Path(base).name if Path(base).exists() else base, base_id=hub_id(base), config=cfg.model_dump(mode='json'),
-                device=str(trainer.args.device), dtype=_dtype(cfg), versions=_versions(), pairs=len(encoded.rows), data_fingerprint=content_hash(pairs.rows),
+                device=str(trainer.args.device), dtype=training_dtype(cfg), versions=versions(), pairs=len(encoded.rows), data_fingerprint=content_hash(pairs.rows),
                 dropped=pairs.dropped, shortened=encoded.shortened, left_out=encoded.left_out, steps=state.global_step, tokens=last['num_input_tokens_seen'],
                 target_tokens=cfg.epochs*sum(l != -100 for r in encoded.rows for l in r['labels']), seconds=last['seconds'], last_loss=last['loss'],
                 validation=held_out and dict(pairs=len(held_out.rows), step=kept, loss=looks[kept]), **more)
@@ -607,17 +650,26 @@ def _prepare(pairs:Pairs, cfg:TrainConfig, folder:str, checkpoints:Path, made_fr
     tokenizer, batching = AutoTokenizer.from_pretrained(folder), choose_batching(cfg, backend)
     encoded = encode(tokenizer, pairs, cfg.max_length, cfg.max_cut_share)
     held_out = None if validation is None else encode(tokenizer, replace(validation, name=f'validation of {pairs.name}'), cfg.max_length, 1.)
-    before = _peak_gib()
+    before = peak_gib()
     if screen and (memory := device_memory()) and (note := memory_note(folder, cfg, max(len(r['input_ids']) for r in encoded.rows), memory.free, memory.gpu)): print(note, file=screen, flush=True)
     model = dict(unsloth=_load_unsloth, trl=_load_trl)[backend](folder, cfg, batching)
-    with _hub_told(cfg.push_to_hub): trainer = _trainer(model, tokenizer, encoded, held_out, cfg, batching, checkpoints, _watch(cfg, made_from, screen))
+    with _hub_told(cfg.push_to_hub): trainer = _trainer(model, tokenizer, encoded, held_out, cfg, batching, checkpoints, watcher(cfg, made_from, screen))
     known = dict(backend=backend, why_not_unsloth=why, batching=batching, processes=devices(cfg), parallel=choose_parallel(cfg))
     return trainer, encoded, held_out, known, before
 
 # %% ../nbs/07_train.ipynb #deliver
-def _deliver(trainer, record:dict, cfg:TrainConfig, out:Path, checkpoints:Path, made_from:str, *how):
+def deliver(
+    trainer,          # that has ended
+    record:dict,      # of it, for train.json
+    cfg:TrainConfig,  # the recipe
+    out:Path,         # folder to make
+    checkpoints:Path, # folder to clear away
+    made_from:str,    # its fingerprint
+    columns:dict[str, str]=_LOSSES, # of losses.csv, and the fields of the trainer's log
+    card:Callable=model_card        # record -> README.md
+):
     "Put the result in its place, and on the Hub, and clear away what led to it"
-    with _told(cfg, checkpoints): _save(trainer, record, out, *how)
+    with _told(cfg, checkpoints): _save(trainer, record, out, columns, card)
     if _is_first():
         if cfg.push_to_hub: _push(trainer.hub_model_id, out)
         mark_current(out, made_from)
@@ -641,9 +693,9 @@ def fit(
     _check(pairs, cfg, base, validation)
     checkpoints, resumes = out.with_name(f'{out.name}.checkpoints'), content_hash(made_from, *_layout(cfg)) if _layout(cfg) else made_from
     trainer, encoded, held_out, known, before = _prepare(pairs, cfg, folder, checkpoints, resumes, screen, validation)
-    _run(trainer, checkpoints, resumes, cfg)
-    record = _record(trainer, pairs, cfg, base, encoded, held_out, base_fingerprint=fingerprint(folder), peak_gib=_peak_gib(before), **known)
-    _deliver(trainer, record, cfg, out, checkpoints, made_from)
+    run_trainer(trainer, checkpoints, resumes, cfg)
+    record = _record(trainer, pairs, cfg, base, encoded, held_out, base_fingerprint=fingerprint(folder), peak_gib=peak_gib(before), **known)
+    deliver(trainer, record, cfg, out, checkpoints, made_from)
     return json.loads((out/'train.json').read_text())
 
 # %% ../nbs/07_train.ipynb #train-env
@@ -803,7 +855,7 @@ def memory_note(
     "A word to the user whose training may not fit"
     try: shape = model_shape(folder)
     except CgdError: return ''
-    cfg = cfg.model_copy(update=dict(max_length=longest, dtype=_dtype(cfg)))
+    cfg = cfg.model_copy(update=dict(max_length=longest, dtype=training_dtype(cfg)))
     if (change := change_to_fit(shape, cfg, free, gpu)) == {} or choose_parallel(cfg) == 'fsdp2': return ''
     cure = 'set ' + ', '.join(f'train.{k}={v}' for k, v in change.items()) if change else 'take a smaller student, shorter rows (train.max_length), or several cards (train.parallel=fsdp2)'
     return f'train: may not fit: up to {expected_memory(shape, cfg, gpu)["total"]:.1f} GiB by calculation, and {free:.1f} GiB are free; if it fails, {cure}'

@@ -217,12 +217,12 @@ def test_graded_twenty_times_the_same(checkers):
 
 def test_nothing_is_downloaded(checkers, monkeypatch):
     import nltk
-    from cgd.benchmarks import _instruction_checks
+    from cgd.benchmarks import instruction_checks
     def refuse(*_, **__): raise AssertionError('went to the network')
     monkeypatch.setattr(nltk, 'download', refuse)
     monkeypatch.setattr(socket, 'create_connection', refuse)
     for module in [m for m in sys.modules if m.startswith('lm_eval.tasks.ifeval')]: monkeypatch.delitem(sys.modules, module)
-    _instruction_checks.cache_clear()
+    instruction_checks.cache_clear()
     assert follows(rule('length_constraints:number_sentences', 'change_case:capital_word_frequency'), 'WAIT, STOP.')['followed_strict'] == [True, True]
 
 

@@ -73,11 +73,11 @@ def test_two_processes_equal_one_and_resume(student, alone, tmp_path):
 
 LOOK = '''import json, os, sys, pickle
 import cgd.train as t
-train, seen = t._run, []
+train, seen = t.run_trainer, []
 def look(trainer, *rest):
     train(trainer, *rest)
     seen.append([(type(p).__name__, p.numel(), p.to_local().numel()) for p in trainer.model.parameters()])
-t._run = look
+t.run_trainer = look
 for pairs, cfg, student, out in pickle.load(open(sys.argv[1], 'rb')): t.fit(pairs, cfg, student, out)
 open(f"{sys.argv[1]}.{os.environ['RANK']}", 'w').write(json.dumps(seen))
 '''
