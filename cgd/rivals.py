@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RIVALS', 'RLConfig', 'as_messages', 'read_ids', 'usable', 'in_order', 'reward_by', 'Rival', 'split_method',
-           'check_rival', 'rival_card', 'fit_rival', 'train_rival']
+           'check_rival', 'idle_note', 'rival_card', 'fit_rival', 'train_rival']
 
 # %% ../nbs/07_rivals.ipynb #imports
 import json, random
@@ -196,6 +196,16 @@ _LOSSES = dict(step='step', loss='loss', lr='learning_rate', epoch='epoch', toke
 
 def _columns(name:str) -> dict[str, str]: return _LOSSES | (dict(reward='reward') if name == 'grpo' else {})
 
+# %% ../nbs/07_rivals.ipynb #idle-note
+def idle_note(
+    record:dict # from `fit_rival`
+) -> str:       # '' if most updates taught something
+    "A word on updates in which no group of completions had different rewards"
+    idle, steps = record['idle_steps'], record['steps']
+    if 2*idle <= steps: return ''
+    return (f"{record['view']}: {steps - idle} of {steps} updates taught it something; in the other {idle} all completions of a problem had the same reward; "
+            'take problems that the student sometimes solves, more completions (rl.n), or a milder grader (rl.grader)')
+
 # %% ../nbs/07_rivals.ipynb #rival-card
 def rival_card(
     record:dict # from `fit_rival`
@@ -206,18 +216,19 @@ def rival_card(
     return ('---\n' + ''.join(f'{k}: {v}\n' for k, v in head.items() if v) + f"---\n# {record['view']} of {record['base']}\n\n"
             f"{RIVALS[record['view']].about}, by TRL through cgd: {record['pairs']} completions in {record['steps']} steps, {record['target_tokens']} tokens written.\n\n"
             f"## Recipe\n\n| setting | value |\n|---|---|\n{recipe}\n\n## Versions\n\n{', '.join(f'{k} {v}' for k, v in record['versions'].items())}, on {record['device']} in {record['dtype']}.\n\n"
-            '## Limits\n\nOne seed. It inherits the limits of its base; its answers were checked for nothing but the benchmarks that are reported with it.\n')
+            '## Limits\n\nOne seed. It inherits the limits of its base; its answers were checked for nothing but the benchmarks that are reported with it. ' + idle_note(record) + '\n')
 
 # %% ../nbs/07_rivals.ipynb #record
 def _rival_record(name:str, trainer, cfg:RLConfig, base:str, drawn:list[dict], **more) -> dict:
     "What is known of a training that is done"
     logged = [h for h in trainer.state.log_history if 'loss' in h]
-    last, rewards = logged[-1], [h['reward'] for h in logged if 'reward' in h]
+    last, rewarded = logged[-1], [h for h in logged if 'reward' in h]
     return dict(view=name, base=Path(base).name if Path(base).exists() else base, base_id=hub_id(base), config=cfg.model_dump(mode='json'), backend='trl',
                 device=str(trainer.args.device), dtype=training_dtype(cfg.recipe()), versions=versions(), pairs=len(drawn)*cfg.n, problems=len({r['problem_id'] for r in drawn}),
                 data_fingerprint=content_hash(drawn), steps=trainer.state.global_step, tokens=last['tokens'], target_tokens=last['completion_tokens'],
                 teacher_tokens=cfg.n*sum(r['teacher_read'] for r in drawn) + last['completion_tokens'] if name == 'sdft' else 0,
-                seconds=last['seconds'], last_loss=last['loss'], rewards=rewards, validation=None, **more)
+                seconds=last['seconds'], last_loss=last['loss'], rewards=[h['reward'] for h in rewarded],
+                idle_steps=sum(h['frac_reward_zero_std'] == 1 for h in rewarded), validation=None, **more)
 
 # %% ../nbs/07_rivals.ipynb #draw
 def _draw(name:str, rows:list[dict], cfg:RLConfig, folder:str) -> tuple:
@@ -260,6 +271,7 @@ def fit_rival(
     trainer = _rival_trainer(name, tokenizer, drawn, cfg, folder, checkpoints, made_from, screen)
     run_trainer(trainer, checkpoints, made_from, cfg.recipe())
     record = _rival_record(name, trainer, cfg, base, drawn, left_out=left_out, base_fingerprint=fingerprint(folder), peak_gib=peak_gib(before))
+    if screen and (note := idle_note(record)): print(note, file=screen, flush=True)
     deliver(trainer, record, cfg.recipe(), out, checkpoints, made_from, _columns(name), rival_card)
     return json.loads((out/'train.json').read_text())
 
