@@ -6,7 +6,7 @@
 __all__ = ['METHODS', 'SETTINGS', 'MEASURES', 'PARTS', 'STAGES', 'DRAWINGS', 'method_label', 'method_color', 'method_mark',
            'new_grid', 'new_axes', 'draw_interval', 'distinct', 'n_text', 'seeds_text', 'told_apart', 'plot_overview',
            'plot_accuracy', 'plot_run', 'captioned', 'read_results', 'side_by_side', 'plot_methods', 'plot_differences',
-           'plot_contrasts', 'of_targets', 'plot_losses', 'plot_lengths', 'with_token_curves', 'plot_curves',
+           'plot_contrasts', 'of_targets', 'plot_losses', 'plot_lengths', 'curves_to_draw', 'plot_curves',
            'plot_measures', 'plot_critiques', 'plot_confusion', 'plot_drift', 'plot_reasoning', 'plot_imitation',
            'plot_uncertainty', 'plot_answer_entropy', 'plot_alignment', 'plot_attention', 'plot_ledger', 'without_grid',
            'Drawing', 'draw_folder']
@@ -376,11 +376,12 @@ def _length_points(ax:Axes, rows:list[dict], grader:str, color:str, marker:str, 
 SETTINGS = {'n_problems': 'training problems', 'target_tokens': 'target tokens learnt from', 'train.lr': 'learning rate', 'train.epochs': 'epochs',
             'teach.wrong_rate': 'share of critiques turned wrong', 'views.right_share': 'share of verdicts `right`'}
 
-def with_token_curves(
+def curves_to_draw(
     rows:list[dict] # of curves.csv
-) -> list[dict]:    # and those of the sample efficiency again, as a curve over target tokens
-    "Let the number of problems stand for target tokens, too"
-    return rows + [r | dict(x='target_tokens') for r in rows if r['x'] == 'n_problems']
+) -> list[dict]:    # those of settings with several values so far, and the sample efficiency again, over target tokens
+    "The rows that make curves"
+    curves = [r for r in rows if len({other['value'] for other in rows if other['x'] == r['x']}) > 1]
+    return curves + [r | dict(x='target_tokens') for r in curves if r['x'] == 'n_problems']
 
 # %% ../nbs/10_figures.ipynb #draw-curve
 def _places(rows:list[dict]) -> dict[str, float]:
@@ -675,7 +676,7 @@ DRAWINGS = {   # file -> its figure
     'methods.csv':     Drawing(plot_methods, ('arm', 'method', 'benchmark', 'grader'), ('seeds', 'n', 'accuracy', 'low', 'high')),
     'contrasts.csv':   Drawing(plot_contrasts, ('kind', 'a', 'b', 'benchmark', 'grader'), ('n', 'difference', 'low', 'high', 'p', 'p_holm')),
     'scores.csv':      Drawing(plot_lengths, ('arm', 'method', 'benchmark'), ('seed', 'n', 'mean_tokens'), prepare=without_grid),
-    'curves.csv':      Drawing(plot_curves, ('x', 'value', 'method', 'benchmark', 'grader'), ('seed', 'n', 'target_tokens', 'accuracy', 'low', 'high'), 'x', with_token_curves),
+    'curves.csv':      Drawing(plot_curves, ('x', 'value', 'method', 'benchmark', 'grader'), ('seed', 'n', 'target_tokens', 'accuracy', 'low', 'high'), 'x', curves_to_draw),
     'uncertainty.csv': Drawing(plot_uncertainty, ('model', 'context'), ('n', 'nll', 'nll_low', 'nll_high', 'entropy', 'entropy_low', 'entropy_high')),
     'answer_entropy.csv': Drawing(plot_answer_entropy, ('model',), ('k', 'n', 'entropy', 'entropy_low', 'entropy_high')),
     'imitation.csv':   Drawing(plot_imitation, ('method', 'benchmark'), ('n', 'imitation', 'low', 'high')),

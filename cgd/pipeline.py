@@ -622,7 +622,7 @@ def caption(cfg:RunConfig) -> str: # one line
         own = own_settings(spec, cfg.teach).model_dump(exclude_defaults=True) | ({'detail': cfg.teach.detail} if spec == 'reference' else {'preset': cfg.teach.preset})
         return f'{"oracle teacher" if spec == "reference" else "teacher " + spec} ({", ".join(f"{k} {v}" for k, v in own.items())})'
     if not cfg.methods: return f'student {cfg.student}, as it is.'
-    rolled = f'; {" and ".join(rivals)}: {cfg.rl.steps} updates of {cfg.rl.prompts} problems with {cfg.rl.n} completions each' if (rivals := rivals_of(cfg)) else ''
+    rolled = f'; {", ".join(rivals)}: {cfg.rl.steps} updates of {cfg.rl.prompts} problems with {cfg.rl.n} completions each' if (rivals := rivals_of(cfg)) else ''
     return f'student {cfg.student}, {" and ".join(map(describe, cfg.teacher))}, {cfg.n_problems or "all"} problems, seed {cfg.train.seed}{rolled}. One seed compares checkpoints, not methods.'
 
 # %% ../nbs/11_pipeline.ipynb #texts

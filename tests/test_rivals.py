@@ -118,7 +118,7 @@ def finished(tiny_student, tmp_path_factory):
 
 def test_a_run_of_rivals(finished):
     cfg, said = finished
-    assert all(f' {m} ' in said for m in ('base', *cfg.methods)) and 'grpo and sdft and cgd-then-grpo: 2 updates of 2 problems with 2 completions each' in said
+    assert all(f' {m} ' in said for m in ('base', *cfg.methods)) and 'grpo, sdft, cgd-then-grpo: 2 updates of 2 problems with 2 completions each' in said
     assert sorted(f.name for f in cfg.path('records').iterdir()) == ['base.test.parquet', 'cgd-then-grpo.test.parquet', 'grpo.test.parquet', 'sdft.test.parquet']
     made = {f.parent.name: json.loads(f.read_text()) for f in cfg.path('models').glob('*/train.json')}
     assert made.keys() == {'cgd', *cfg.methods} and made['cgd-then-grpo']['base'] == 'cgd-merged' and made['grpo']['base_fingerprint'] == made['sdft']['base_fingerprint'] == made['cgd']['base_fingerprint']
