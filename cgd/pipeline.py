@@ -574,7 +574,10 @@ def run_ledger(
     "What every stage of a run cost"
     if cfg.store: print(f'no ledger: {cfg.store} may hold what other runs cost, too; a run with a store of its own has one', file=sys.stderr)
     if cfg.store: return []
-    if not cfg.path('store.sqlite').exists(): return read_table(kept) if (kept := cfg.path('ledger.csv')).exists() else []
+    if not cfg.path('store.sqlite').exists():
+        if not (kept := cfg.path('ledger.csv')).exists(): return []
+        print(f'ledger: {kept} stays as it was written; the store that it was made from is not there', file=sys.stderr)
+        return read_table(kept)
     import torch
     with cfg.open_store() as store: done = sessions(store)
     trainings = {file.parent.name: json.loads(file.read_text()) for file in sorted(cfg.path('models').glob('*/train.json'))}

@@ -216,7 +216,7 @@ def rival_card(
     return ('---\n' + ''.join(f'{k}: {v}\n' for k, v in head.items() if v) + f"---\n# {record['view']} of {record['base']}\n\n"
             f"{RIVALS[record['view']].about}, by TRL through cgd: {record['pairs']} completions in {record['steps']} steps, {record['target_tokens']} tokens written.\n\n"
             f"## Recipe\n\n| setting | value |\n|---|---|\n{recipe}\n\n## Versions\n\n{', '.join(f'{k} {v}' for k, v in record['versions'].items())}, on {record['device']} in {record['dtype']}.\n\n"
-            '## Limits\n\nOne seed. It inherits the limits of its base; its answers were checked for nothing but the benchmarks that are reported with it. ' + idle_note(record) + '\n')
+            '## Limits\n\nOne seed. It inherits the limits of its base; its answers were checked for nothing but the benchmarks that are reported with it.' + f' {idle_note(record)}'.rstrip() + '\n')
 
 # %% ../nbs/07_rivals.ipynb #record
 def _rival_record(name:str, trainer, cfg:RLConfig, base:str, drawn:list[dict], **more) -> dict:
