@@ -243,7 +243,7 @@ def bar(
     return dict(low=x(low), middle=x(middle), high=x(high), zero=x(0) if left < 0 < right else None, color=color)
 
 def _scale(rows:list[dict], column:str) -> tuple[float, float]:
-    "All intervals of a column share one scale, which holds the zero"
+    "One scale for all intervals of a column, which holds the zero"
     reach = [r[c] for r in rows if (e := ends(r, column)) for c in e if not _missing(r.get(c))]
     return min([0, *reach]), max([0, *reach])
 
@@ -255,7 +255,8 @@ def _cell(row:dict, column:str, rows:list[dict]) -> dict:
     if column == 'grader': cell |= dict(text=GRADER_NAMES.get(value, _text(value)))
     if (between := ends(row, column)) and not any(_missing(row.get(c)) for c in (column, *between)):
         low, high = (row[c] for c in between)
-        cell |= dict(range=f'[{number(low, column)}, {number(high, column)}]', bar=bar(low, value, high, *_scale(rows, column), color))
+        alike = [r for r in rows if r.get('measure') == row.get('measure')]   # shares and tokens have no scale in common
+        cell |= dict(range=f'[{number(low, column)}, {number(high, column)}]', bar=bar(low, value, high, *_scale(alike, column), color))
     return cell
 
 def table(
@@ -265,7 +266,7 @@ def table(
     shown = columns(rows)
     cells = [[_cell(r, c, rows) for c in shown] for r in rows]
     heads = [dict(label=_COLUMNS.get(c, GRADER_NAMES.get(c, c.replace('_', ' ')) + (', %' if c in _SHARES else '')), number=any(row[i]['number'] for row in cells)) for i, c in enumerate(shown)]
-    if any(cell['bar'] for row in cells for cell in row): return dict(columns=heads, rows=cells, legend='In brackets and drawn: 95% intervals; within a column on one scale.')
+    if any(cell['bar'] for row in cells for cell in row): return dict(columns=heads, rows=cells, legend='In brackets and drawn: 95% intervals; within a column, or a measure of it, on one scale.')
     return dict(columns=heads, rows=cells, legend='')
 
 # %% ../nbs/10_report.ipynb #picture
