@@ -345,7 +345,7 @@ def split_answer(
     solution, answer = split_gsm8k(text)
     if answer: return solution, answer
     if boxed := boxed_in(text): return None if _BOX.fullmatch(text.strip('$. ')) else text, boxed
-    if re.search(r'(?:^|\s)####', text):
+    if re.search(r'(?:^|\s)####[ \t]*[^\s#]', text):
         raise CgdError('its answer is not clear: #### is not on the last line, before one value')
     return None, text
 
