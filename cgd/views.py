@@ -147,8 +147,9 @@ def _read_gold(reference:str) -> tuple: # as it is read; if it is a number, its 
 
 # %% ../nbs/06_views.ipynb #states-number
 _STANDING = re.compile(r'''(?<![\w.])(?P<number>\d+(?:\.\d+)?|\.\d+)(?!\.?\d)
-    (?:(?=(?P<more>\s?\\?%|\s?percent\b|\s?/\s?\d+|\s\d+\s?/\s?\d+|
-                   (?:[eE]|\s?(?:\\times|\\cdot|[×*·])\s?10\s?\^\s?\{?)[-+]?\d+\}?))|(?P<unit>[A-Za-z]*+)(?!\w))''', re.X)
+    (?:(?=(?P<more>\s?\\?%|\s?percent\b|\s?/\s?\d+(?!\.?\d)|\s\d+\s?/\s?\d+(?!\.?\d)|
+                   (?:[eE]|\s?(?:\\times|\\cdot|[×*·])\s?10\s?\^\s?\{?)[-+]?\d+\}?))|
+       (?P<unit>[A-Za-z]*+)(?!\w))''', re.X)
 _MINUS = re.compile(r'(?:^|[^\w.)\]}])-(?:\\?\$)?$|\$-$')   # not that of 12-5
 _FRACTION = re.compile(r'(?:(?<![\w)\]}])-)?\d*\s?\\[dtc]?frac\s?(?:\{\d+\}|\d)\s?(?:\{\d+\}|\d)')
 
