@@ -442,7 +442,8 @@ def to_problem(
     looked = _names(fields, 'prompt')
     name, prompt = _find(raw, looked, 'prompt')
     if prompt is None:
-        raise CgdError(f'no prompt (looked for {", ".join(looked)}; found {", ".join(raw) or "nothing"})')
+        found = ', '.join(raw) or 'nothing'
+        raise CgdError(f'no prompt (looked for {", ".join(looked)}; found {found}); name its column by fields.prompt')
     if name == 'instruction' and (more := _find(raw, ('input',))[1]): prompt += f'\n\n{more}'   # Alpaca's
     (_, gold), (_, solution) = (_find(raw, _names(fields, what)) for what in ('reference', 'solution'))
     worked, reference = split_answer(gold) if gold else answer_of(solution) if solution else (None, None)
@@ -574,7 +575,10 @@ def _load_json(files:dict, key:str|None, split:str) -> Iterator[dict|bytes]:
     "The lines of JSON files, or the rows of their lists"
     from datasets import load_dataset
     lines = load_dataset('text', data_files=files, split=split)
-    if not key and not lines[:1]['text'][0].startswith('['): yield from (row['text'].encode() for row in lines); return
+    first = next((row['text'] for row in lines if row['text'].strip()), '')
+    if not key and not first.lstrip('\ufeff \t').startswith('['):
+        yield from (row['text'].encode() for row in lines)
+        return
     if '[' in split: raise ValueError(f'{split}: its file is one list, which is read whole; leave out the numbers')
     for document in load_dataset('text', data_files=files, split=split, sample_by='document'):
         rows = _decode(document['text'])
@@ -672,8 +676,8 @@ def notes(
 ) -> Iterator[str]:    # a line for each matter
     "What is to be said of a set as a whole"
     if tally.mended:
-        yield (f'single backslashes of LaTeX were mended in {len(tally.mended)} rows, the first: {tally.mended[0]}; '
-               'write them twice')
+        yield (f'single backslashes of LaTeX were mended in {len(tally.mended)} of {tally.rows} rows, the first: '
+               f'{tally.mended[0]}; write them twice')
     yield from _gold_notes(tally, fields)
     for why in (_OWN, _SHOWN):
         if unused := [c for c in tally.columns if _UNUSED.get(c) == why]: yield f'not used: {", ".join(unused)} ({why})'

@@ -87,7 +87,7 @@ def test_single_backslashes_are_mended_and_said(read, latex, field):
     problems = read(json.dumps(row).replace('@', latex))
     wanted = '42' if (latex, field) == (r'\boxed{42}', 'answer') else latex   # the oracle would box it twice
     assert [r[dict(problem='prompt', answer='reference').get(field, field)] for r in problems] == [wanted]
-    assert 'single backslashes of LaTeX were mended in 1 rows, the first: ' in problems.notes[0]
+    assert 'single backslashes of LaTeX were mended in 1 of 1 rows, the first: ' in problems.notes[0]
     assert 'mine.jsonl:1 (\\' in problems.notes[0]
 
 HONEST = ('Solve for u.\nu = 3', 'a)\tan apple\n\to go', 'def f(x):\n\treturn x\n', 'One.\r\nTwo.', 'a\n\nb\tc',
@@ -108,7 +108,7 @@ def test_other_backslashes_are_named(read, text):
 def test_lost_backslashes_in_parquet_too(tmp_path):
     pq.write_table(pa.Table.from_pylist([dict(prompt='Half?', answer='\x0crac{1}{2}')]), tmp_path/'x.parquet')
     problems = load_problems(str(tmp_path/'x.parquet'))
-    assert golds(problems) == [r'\frac{1}{2}'] and 'mended in 1 rows' in problems.notes[0]
+    assert golds(problems) == [r'\frac{1}{2}'] and 'mended in 1 of 1 rows' in problems.notes[0]
 
 @pytest.mark.skipif('CGD_BENCH_DIR' not in os.environ, reason='needs the benchmark folder')
 @pytest.mark.parametrize('name',
