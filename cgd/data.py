@@ -345,7 +345,8 @@ def split_answer(
     solution, answer = split_gsm8k(text)
     if answer: return solution, answer
     if boxed := boxed_in(text): return None if _BOX.fullmatch(text.strip('$. ')) else text, boxed
-    if re.search(r'(?:^|\s)####[ \t]*[^\s#]', text):
+    heading = re.search(r'(?:^|\s)####(?:[ \t]*[^\s#]|\s*\n([^\n]+)\Z)', text.rstrip())
+    if heading and (not heading[1] or _is_value(heading[1])):
         raise CgdError('its answer is not clear: #### is not on the last line, before one value')
     return None, text
 
@@ -365,10 +366,10 @@ class FieldConfig(Config):
     solution:str|None=None  # the worked solution
 
 _CHATS = 'messages', 'conversations'
-_USUAL = dict(prompt=('prompt', 'problem', 'question', 'instruction', *_CHATS),
+_USUAL = dict(prompt=('prompt', 'problem', 'question', 'instruction', 'query', 'input', *_CHATS),
               reference=('reference', 'expected_answer', 'ground_truth', 'final_answer', 'gold_answer', 'gold',
-                         'answer', 'target', 'label', 'reward_model.ground_truth'),
-              solution=('solution', 'generated_solution', 'output', *_CHATS))
+                         'correct_answer', 'answer', 'target', 'label', 'reward_model.ground_truth'),
+              solution=('solution', 'generated_solution', 'output', 'response', *_CHATS))
 
 def _names(fields:FieldConfig, what:str) -> tuple:
     named = getattr(fields, what)
@@ -453,19 +454,20 @@ def to_problem(
 
 # %% ../nbs/01_data.ipynb #backslash-commands
 _LETTER = {'\b': 'b', '\f': 'f', '\t': 't', '\n': 'n', '\r': 'r'}   # what JSON makes of a backslash and a letter
-_NEVER = {'\f': 'rac|orall|lat|box|rown|ootnotesize', '\r': r'ho|ight(?:(?:left)?(?:arrow|harpoon)\w*)?|ef(?=\{)',
-          '\t': r'heta|imes|ilde|herefore|riangle\w*|hinspace|extstyle|(?:frac|binom)(?=\s*[{\d])|'
-                r'ext(?:bf|it|rm|sf|tt|sc|up)?(?=\s*\{)',
-          '\n': r'abla|otin|ewline|onumber|otag|earrow|warrow|olimits|atural|leq|geq|subseteq|supseteq|'
-                r'eq(?![.(:])|ot(?=\s*[=\\])'}   # what no honest text has behind such a character
-_SELDOM = {'\t': 'anh?|au|o', '\n': 'u|eg?', '\r': 'angle|ceil|floor|m|[vV]ert|brac[ek]'}   # what one may have
+_NEVER = {'\f': 'rac|rak|orall|lat|box|rown|ootnotesize|allingdotseq',   # what no honest text has behind it
+          '\r': r'ho|ight(?:(?:left)?(?:arrow|harpoon)\w*)?|ef(?=\{)',
+          '\t': r'heta|imes|ilde|herefore|riangle\w*|hinspace|extstyle|extdegree|anh?(?=\s?[\^({\\\d])|'
+                r'(?:frac|binom)(?=\s*[{\d])|ext(?:bf|it|rm|sf|tt|sc|up)?(?=\s*\{)',
+          '\n': r'abla|otin|ewline|ewcommand|ormalsize|onumber|otag|earrow|warrow|(?:left|[rR]ight)arrow|olimits|'
+                r'atural|leq|geq|cong|subseteq|supseteq|eq(?![.(:])|ot(?=\s*[=\\])'}
+_SELDOM = {'\t': 'anh?|au|op?', '\n': 'u|eg?', '\r': 'angle|ceil|floor|m|[vV]ert|brac[ek]'}   # what one may have
 
 def _commands(rests:dict) -> str:
     return '|'.join(f'{control}(?=(?:{rest})(?![A-Za-z]))' for control, rest in rests.items())
 
 _SURE = re.compile(f'\b(?=[A-Za-z])|{_commands(_NEVER)}')
 _PERHAPS = re.compile(rf'(?:{_commands(_SELDOM)})(?!\w+[).:])')
-_TIGHT = re.compile(rf'(?:(?<=[\^_])|(?<=\{{)(?!\n)|(?<=\$)(?<!\$\$))(?:{_commands(_SELDOM)})')
+_TIGHT = re.compile(rf'(?:(?<=[\^_])|(?<= )(?=\t)|(?<=\{{)(?!\n)|(?<=\$)(?<!\$\$))(?:{_commands(_SELDOM)})')
 _INLINE = re.compile(r'(?<![\\$])\$(?![ \d$])[^$]{1,300}?(?<!\s)\$(?![\d$])')   # and no two prices
 
 # %% ../nbs/01_data.ipynb #mend-text
@@ -581,7 +583,7 @@ def _load_json(files:dict, key:str|None, split:str) -> Iterator[dict|bytes]:
         return
     if '[' in split: raise ValueError(f'{split}: its file is one list, which is read whole; leave out the numbers')
     for document in load_dataset('text', data_files=files, split=split, sample_by='document'):
-        rows = _decode(document['text'])
+        rows = _decode(document['text'].removeprefix('\ufeff'))
         yield from rows[key] if key else rows
 
 def _load(name:str, config:str|None, split:str) -> Iterator[dict|bytes]:
