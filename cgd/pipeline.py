@@ -134,8 +134,9 @@ def check_solutions(cfg:RunConfig, problems:list[dict]):
     if 'reference' in cfg.teacher: needs |= dict.fromkeys(('reference', 'solution'), 'the reference teacher')
     for row in problems:
         for field, who in needs.items():
-            if row[field] is None: raise CgdError(f'problems: {row["problem_id"]} has no {field}, which {who} needs; '
-                                                  'use an LM teacher (vllm:MODEL, say), and methods other than sft and grpo')
+            if row[field] is None:
+                raise CgdError(f'problems: {row["problem_id"]} has no {field}, which {who} needs; '
+                               f'name its column by fields.{field}, or use an LM teacher (vllm:MODEL, say), and methods other than sft and grpo')
 
 def check_held_out(cfg:RunConfig, problems:list[dict], held_out:list[dict]):
     "Raise CgdError for a validation set that is needed and not there, or not apart from the training problems"
@@ -149,8 +150,10 @@ def check_benchmark(cfg:RunConfig, spec:str, learnt_from:dict[str, list[dict]]):
     items = load_benchmark(*split_benchmark(spec), fields=cfg.fields)
     tested, kind = items.rows, items.benchmark.kind
     if kind == 'code' and not cfg.allow_code: raise CgdError(f'benchmarks: {spec} runs code that models wrote, confined, on this machine; if it may, say so with --allow-code')
-    lacking = [] if kind in ('instructions', 'scores') else [r for r in tested if r['reference'] is None]
-    if lacking: raise CgdError(f'benchmarks: {spec}: {lacking[0]["problem_id"]} has no reference to grade against')
+    lacking = [] if kind in ('instructions', 'scores') else [r['problem_id'] for r in tested if r['reference'] is None]
+    if lacking:
+        raise CgdError(f'benchmarks: {spec}: {lacking[0]} has no reference to grade against; '
+                       'name its column by fields.reference')
     if items.benchmark.template != ASK and cfg.eval.template != ASK: raise CgdError(f'eval.template: {spec} is asked in a wording of its own; leave eval.template out')
     for what, rows in learnt_from.items():
         shared = overlap(rows, tested)   # a few are left out of the run; all of them are a mistake

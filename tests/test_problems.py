@@ -176,6 +176,12 @@ def test_fields_reach_every_stage(read, tmp_path):
     assert sum(problem_portions(cfg.problems, 25, cfg.fields), [])[0]['reference'] == '1'
 
 
+def test_a_run_without_gold_says_what_to_name(read, tmp_path):
+    read(dict(prompt=ASKED, mine='15'))
+    for cfg in (RunConfig(problems=f'{tmp_path}/mine.jsonl'),
+                RunConfig(benchmarks=(f'{tmp_path}/mine.jsonl',), methods=())):
+        with pytest.raises(CgdError, match='has no reference.* name its column by fields.reference'): check_config(cfg)
+
 def test_what_is_not_used_is_said_once(read, tmp_path):
     unused = dict(draft='1', critique='No.', refinement='2', options=['1', '2'])
     problems = read(*(dict(prompt=f'{i}+1?', answer=i + 1, **unused) for i in range(3)), dict(prompt='Why?'))
