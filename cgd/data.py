@@ -507,7 +507,7 @@ def mend_row(
 def _exact(text:str) -> float|Decimal:
     "A decimal number that keeps its digits"
     near = float(text)
-    return near if math.isinf(near) or Decimal(repr(near)) == Decimal(text) else Decimal(text)
+    return near if math.isinf(near) or not near or Decimal(repr(near)) == Decimal(text) else Decimal(text)
 
 def _decode(text:str|bytes):
     "JSON, and not JavaScript's NaN"
@@ -518,8 +518,7 @@ def parse_row(
     raw:dict|bytes # a row, or a line of JSON
 ) -> dict:         # the row
     "One row; raises CgdError for a broken line, or one that holds no object"
-    if isinstance(raw, dict): return raw
-    try: row = _decode(raw)
+    try: row = _decode(raw) if isinstance(raw, bytes) else raw
     except (ValueError, RecursionError) as e: raise CgdError(f'broken line: {e}') from None
     if not isinstance(row, dict): raise CgdError(f'expected an object, found {type(row).__name__}')
     return row
@@ -584,7 +583,9 @@ def _load_json(files:dict, key:str|None, split:str) -> Iterator[dict|bytes]:
     if '[' in split: raise ValueError(f'{split}: its file is one list, which is read whole; leave out the numbers')
     for document in load_dataset('text', data_files=files, split=split, sample_by='document'):
         rows = _decode(document['text'].removeprefix('\ufeff'))
-        yield from rows[key] if key else rows
+        rows = rows.get(key) if key and isinstance(rows, dict) else rows
+        if not isinstance(rows, list): raise ValueError('a file of it holds no list of rows')
+        yield from rows
 
 def _load(name:str, config:str|None, split:str) -> Iterator[dict|bytes]:
     "A dataset's rows, with the values that its files have"
@@ -593,8 +594,8 @@ def _load(name:str, config:str|None, split:str) -> Iterator[dict|bytes]:
     if builder.name == 'json': return _load_json(builder.config.data_files, builder.config.field, split)
     if builder.name != 'csv': return load_dataset(name, config, split=split)
     first = next(iter(load_dataset(name, config, split=re.match(r'\w*', split)[0], streaming=True)), {})
-    as_text = Features({column: Value('string') for column in first})
-    return load_dataset(name, config, split=split, features=as_text, keep_default_na=False)
+    texts = Features(dict.fromkeys(first, Value('string')))
+    return load_dataset(name, config, split=split, features=texts, keep_default_na=False)
 
 # %% ../nbs/01_data.ipynb #read-hub
 def read_hub(
@@ -607,7 +608,7 @@ def read_hub(
     from httpx import HTTPError
     try:
         for number, row in enumerate(_load(name, config or None, split), 1):
-            if isinstance(row, dict) or row.strip(): yield f'hub:{name}: row {number}', row
+            if not isinstance(row, bytes) or row.strip(): yield f'hub:{name}: row {number}', row
     except DatasetsError as e:   # e.g. a file that is no CSV
         raise CgdError(f'hub:{name}: {e}: {e.__cause__ or "no reason given"}') from None
     except (OSError, ValueError, HTTPError) as e: raise CgdError(f'hub:{name}: {str(e) or type(e).__name__}') from None
@@ -643,8 +644,10 @@ _UNUSED = dict(draft=_OWN, critique=_OWN, refinement=_OWN, choices=_SHOWN, optio
 class Tally:
     "What is to be said of a set of problems"
     rows:int=0                               # usable ones
-    bare:list=field(default_factory=list)    # where those without a gold answer stand
-    mended:list=field(default_factory=list)  # where backslashes were mended, and in which command
+    bare:int=0                               # those without a gold answer
+    first_bare:str=''                        # where the first of them stands
+    mended:int=0                             # those whose backslashes were mended
+    first_mended:str=''                      # where the first of them stands, and a command in it
     columns:dict=field(default_factory=dict) # all that were found
     named:set=field(default_factory=set)     # settings whose column was found
     gold:str|None=None                       # the column of the first gold answer
@@ -654,10 +657,11 @@ class Tally:
         names = (_find(raw, _names(fields, what))[0] for what in ('reference', 'solution'))
         return next(filter(None, names))
 
-    def see(self, where:str, raw:dict, row:dict, fields:FieldConfig):
+    def see(self, where:str, raw:dict, row:dict, command:str, fields:FieldConfig):
         "Take a row into account"
         self.rows += 1
-        if row['reference'] is None: self.bare.append(where)
+        if command: self.mended, self.first_mended = self.mended + 1, self.first_mended or f'{where} ({command})'
+        if row['reference'] is None: self.bare, self.first_bare = self.bare + 1, self.first_bare or where
         elif not self.gold: self.gold = self._column(raw, fields)
         self.columns |= dict.fromkeys(raw)
         self.longer |= any(isinstance(raw.get(c), list) and len(raw[c]) > 2 for c in ('prompt', *_CHATS))
@@ -665,10 +669,10 @@ class Tally:
 # %% ../nbs/01_data.ipynb #tally-notes
 def _gold_notes(tally:Tally, fields:FieldConfig) -> Iterator[str]:
     names = _names(fields, 'reference')
-    if 0 < tally.rows == len(tally.bare):
+    if 0 < tally.rows == tally.bare:
         yield (f'no row has a gold answer, so nothing can be graded (looked for {", ".join(names)}; '
                f'found {", ".join(tally.columns)}); name its column by fields.reference')
-    elif tally.bare: yield f'{len(tally.bare)} of {tally.rows} rows have no gold answer, the first: {tally.bare[0]}'
+    elif tally.bare: yield f'{tally.bare} of {tally.rows} rows have no gold answer, the first: {tally.first_bare}'
     if tally.gold not in (None, 'reference', 'answer', fields.reference):
         yield f'the gold answers are those of `{tally.gold}`; another column is named by fields.reference'
 
@@ -678,8 +682,8 @@ def notes(
 ) -> Iterator[str]:    # a line for each matter
     "What is to be said of a set as a whole"
     if tally.mended:
-        yield (f'single backslashes of LaTeX were mended in {len(tally.mended)} of {tally.rows} rows, the first: '
-               f'{tally.mended[0]}; write them twice')
+        yield (f'single backslashes of LaTeX were mended in {tally.mended} of {tally.rows} rows, the first: '
+               f'{tally.first_mended}; write them twice')
     yield from _gold_notes(tally, fields)
     for why in (_OWN, _SHOWN):
         if unused := [c for c in tally.columns if _UNUSED.get(c) == why]: yield f'not used: {", ".join(unused)} ({why})'
@@ -703,8 +707,7 @@ def read_problems(
             if odd := next((c for c in '\b\f' if any(c in (text or '') for text in row.values())), None):
                 raise CgdError(f'holds the control character {odd!r}, as single backslashes leave it; write them twice')
         except CgdError as e: skip(f'{where}: {e}'); continue
-        if command: tally.mended.append(f'{where} ({command})')
-        tally.see(where, raw, row, fields)
+        tally.see(where, raw, row, command, fields)
         yield where, row
 
 # %% ../nbs/01_data.ipynb #load-problems
