@@ -379,7 +379,8 @@ def _names(fields:FieldConfig, what:str) -> tuple:
 def _inside(value, part:str):
     "One level down; capitals do not count"
     if isinstance(value, list): return value[int(part)] if part.isdecimal() and int(part) < len(value) else None
-    return {k.lower(): v for k, v in value.items()}.get(part.lower()) if isinstance(value, dict) else None
+    if not isinstance(value, dict): return None
+    return value[part] if part in value else next((v for k, v in value.items() if k.lower() == part.lower()), None)
 
 def column(
     row:dict, # as found
@@ -421,7 +422,7 @@ def as_text(
     if value is None: return None
     if not isinstance(value, str):
         raise CgdError(f'`{name}` is of type {type(value).__name__}, expected text or a number')
-    if any('\ud800' <= c <= '\udfff' for c in value):
+    if re.search('[\ud800-\udfff]', value):
         raise CgdError(f'`{name}` holds half a character (a lone surrogate)')
     return value.strip() or None
 
@@ -465,7 +466,8 @@ _SELDOM = {'\t': 'anh?|au|op?', '\n': 'u|eg?', '\r': 'angle|ceil|floor|m|[vV]ert
 def _commands(rests:dict) -> str:
     return '|'.join(f'{control}(?=(?:{rest})(?![A-Za-z]))' for control, rest in rests.items())
 
-_SURE = re.compile(f'\b(?=[A-Za-z])|{_commands(_NEVER)}')
+_MAY = re.compile('[\b\f\t\n\r](?=[a-zRV])')   # soon said: most lines begin with a capital or a number
+_SURE = re.compile(f'\b(?=[a-z])|{_commands(_NEVER)}')
 _PERHAPS = re.compile(rf'(?:{_commands(_SELDOM)})(?!\w+[).:])')
 _TIGHT = re.compile(rf'(?:(?<=[\^_])|(?<= )(?=\t)|(?<=\{{)(?!\n)|(?<=\$)(?<!\$\$))(?:{_commands(_SELDOM)})')
 _INLINE = re.compile(r'(?<![\\$])\$(?![ \d$])[^$]{1,300}?(?<!\s)\$(?![\d$])')   # and no two prices
@@ -473,6 +475,7 @@ _INLINE = re.compile(r'(?<![\\$])\$(?![ \d$])[^$]{1,300}?(?<!\s)\$(?![\d$])')   
 # %% ../nbs/01_data.ipynb #mend-text
 def _mend_text(text:str, known:bool, found:list) -> str:
     "Give a text its backslashes back; `known`: the row has lost some for certain"
+    if not _MAY.search(text): return text
     def mend(m):
         command = f'\\{_LETTER[m[0]]}'
         found.append(command + re.match('[A-Za-z]*', m.string[m.end():])[0])
@@ -499,6 +502,7 @@ def mend_row(
     "Give a row the backslashes back that JSON took with the letters behind them"
     texts, found = [], []
     _each_text(row, texts.append)
+    if not any(map(_MAY.search, texts)): return row, ''
     known = known or any(_SURE.search(t) for t in texts)
     row = _each_text(row, lambda text: _mend_text(text, known, found))
     return row, found[0] if found else ''
@@ -664,7 +668,8 @@ class Tally:
         if row['reference'] is None: self.bare, self.first_bare = self.bare + 1, self.first_bare or where
         elif not self.gold: self.gold = self._column(raw, fields)
         self.columns |= dict.fromkeys(raw)
-        self.longer |= any(isinstance(raw.get(c), list) and len(raw[c]) > 2 for c in ('prompt', *_CHATS))
+        asked = column(raw, _find(raw, _names(fields, 'prompt'), 'prompt')[0])
+        self.longer |= isinstance(asked, list) and len(asked) > 2
 
 # %% ../nbs/01_data.ipynb #tally-notes
 def _gold_notes(tally:Tally, fields:FieldConfig) -> Iterator[str]:
