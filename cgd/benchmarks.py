@@ -21,7 +21,7 @@ from pkgutil import resolve_name
 from unittest.mock import patch
 
 from .core import CgdError, checksum, content_hash, derive_seed, shipped, usable_cores
-from .data import SETS, load_problems, parse_row, read_file, read_hub, to_problem
+from .data import SETS, FieldConfig, load_problems, parse_row, read_file, read_hub, to_problem
 from .generate import Engine, ScoreRequest, Store, score
 from .grade import Grade, grade_many, last_boxed, last_number, to_number
 from .views import ASK
@@ -172,6 +172,7 @@ class Items:
     sha256:str=''                 # of the file they came from; of the rows if they came from elsewhere
     verified:bool=False           # whether that is the registry's
     shots:dict=field(default_factory=dict, repr=False) # subject -> worked examples
+    notes:list=field(default_factory=list) # what is to be said of a file of problems: see `Problems`
 
     def __len__(self): return len(self.rows)
     def __iter__(self): return iter(self.rows)
@@ -202,7 +203,8 @@ def _hub_records(spec:str) -> Iterator[tuple[str, dict]]:
     name, config, split = [*spec.split(':'), '', ''][:3]
     try:
         for each in _configs(name) if config == '*' else [config]:
-            for where, raw in read_hub(name, each, split or 'train'): yield where, dict(raw, subject=each) if config == '*' else raw
+            for where, raw in read_hub(name, each, split or 'train'):
+                yield where, dict(parse_row(raw), subject=each) if config == '*' else raw
     except CgdError as e: raise CgdError(f'{e}\nWithout the Hub: set CGD_BENCH_DIR to a folder that has the rows (see 08_benchmarks)') from None
 
 def _records(benchmark:Benchmark, check:bool) -> tuple[Iterator, str]:
@@ -229,7 +231,8 @@ def _load_shots(source:str, sha256:str) -> dict[str, str]:
     "Subject -> worked examples; raises CgdError for a file with another checksum"
     shots = {}
     if source.startswith('hub:'):
-        for _, raw in _hub_records(source.removeprefix('hub:')): shots.setdefault(raw['category'], []).append(_worked(raw))
+        for _, row in _hub_records(source.removeprefix('hub:')):
+            shots.setdefault((raw := parse_row(row))['category'], []).append(_worked(raw))
         return {subject: '\n\n'.join(some) for subject, some in shots.items()}
     path = bench_file(source)
     if path is None: raise CgdError(f'{source}.jsonl.gz: the worked examples are not on the Hub; set CGD_BENCH_DIR to a folder that has them')
@@ -240,15 +243,17 @@ def _load_shots(source:str, sha256:str) -> dict[str, str]:
 def load_benchmark(
     spec:str|Benchmark,  # a name in BENCHMARKS, an entry of your own, or what `load_problems` takes
     limit:int|None=None, # only the first so many usable rows
-    check:bool=True      # refuse a file with another checksum
+    check:bool=True,     # refuse a file with another checksum
+    fields:FieldConfig=FieldConfig() # what the columns of a file are called, if they have unusual names
 ) -> Items:              # its rows, with what is needed to ask and to grade
     "A benchmark from CGD_BENCH_DIR or the Hub, a shipped set, or a file; raises CgdError if it is not there or not the known one"
     if isinstance(spec, str) and spec not in BENCHMARKS:
         if not re.search('[./:]', spec):
             near = get_close_matches(spec, BENCHMARKS, n=1)
             raise CgdError(f'{spec}: no such benchmark{f"; did you mean `{near[0]}`?" if near else ""} Known: {", ".join(BENCHMARKS)}, or a file')
-        problems = load_problems(spec, limit)
-        return Items(Benchmark(spec), [dict(p, item={}) for p in problems], problems.skipped, content_hash(problems.rows))
+        problems = load_problems(spec, limit, fields.model_copy(update=dict(solution=None)))   # none is needed
+        rows, found = [dict(p, item={}) for p in problems], content_hash(problems.rows)
+        return Items(Benchmark(spec), rows, problems.skipped, found, notes=problems.notes)
     benchmark = spec if isinstance(spec, Benchmark) else BENCHMARKS[spec]
     if limit is not None and limit < 1: raise CgdError(f'limit: expected at least 1, got {limit}')
     records, found = _records(benchmark, check)

@@ -4,21 +4,23 @@
 
 # %% auto #0
 __all__ = ['templates', 'SETS', 'TEXTS', 'KINDS', 'Template', 'solve', 'grow', 'draw', 'recipe', 'make_sets', 'make_shipped',
-           'Problems', 'split_gsm8k', 'to_problem', 'read_file', 'read_hub', 'open_spec', 'parse_row', 'load_problems',
-           'same_text', 'overlap', 'words_of', 'shingles', 'index_runs', 'find_runs', 'index_near', 'find_near',
-           'contamination', 'decontaminate']
+           'Problems', 'split_gsm8k', 'boxed_in', 'split_answer', 'answer_of', 'FieldConfig', 'column', 'as_text',
+           'to_problem', 'mend_row', 'parse_row', 'double_backslashes', 'read_row', 'read_file', 'read_hub',
+           'open_spec', 'Tally', 'notes', 'read_problems', 'load_problems', 'same_text', 'overlap', 'words_of',
+           'shingles', 'index_runs', 'find_runs', 'index_near', 'find_near', 'contamination', 'decontaminate']
 
 # %% ../nbs/01_data.ipynb #imports
 import gzip, json, math, os, random, re, unicodedata, zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import date, datetime, time
 from decimal import Decimal
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
-from .core import CgdError, content_hash, derive_seed, shipped, write_table
+from .core import CgdError, Config, content_hash, derive_seed, shipped, write_table
 
 # %% ../nbs/01_data.ipynb #template-class
 @dataclass(frozen=True)
@@ -292,6 +294,7 @@ class Problems:
     "Problem rows, and what was left out"
     rows:list                               # problem_id, source, prompt, reference, solution
     skipped:list=field(default_factory=list) # one message a row that could not be used: where and why
+    notes:list=field(default_factory=list)   # what was mended, what is missing and what is not used: a message each
 
     def __len__(self): return len(self.rows)
     def __iter__(self): return iter(self.rows)
@@ -299,42 +302,254 @@ class Problems:
 
 # %% ../nbs/01_data.ipynb #split-gsm8k
 _CALCULATOR_MARK = re.compile(r'<<[^<>]*=[^<>]*>>')  # GSM8K's annotation of its own arithmetic
+_MARK = re.compile(r'(?:^|\s)####[ \t]*([^\n#][^\n]*)\Z')
+_THOUSANDS = re.compile(r'[-+]?\$?[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?')
+_HEADING = re.compile(r'\b(?:steps?|parts?|cases?|answers?|solution|conclusion|explanation|summary|check|note)\b', re.I)
+
+def _is_value(text:str) -> bool:
+    "Is it one value, perhaps with a unit, and neither a heading nor a sentence?"
+    words = re.findall(r'[^\W\d_]{2,}', re.sub(r'\\[a-zA-Z]+|\b(?:and|or)\b', ' ', text))
+    return len(words) <= 3 and len(text) <= 200 and not _HEADING.search(text)
 
 def split_gsm8k(
     answer:str # a worked solution that ends in '#### N'
-) -> tuple:    # the solution and N without commas; (None, answer) for any other text
+) -> tuple:    # the solution, and N; None twice for any other text
     "Take GSM8K's answer field apart"
-    solution, mark, last = answer.rpartition('####')
-    if not mark or not last.strip(): return None, answer
-    return _CALCULATOR_MARK.sub('', solution).strip(), last.strip().replace(',', '')
+    m = _MARK.search(answer.rstrip())
+    if not m or not _is_value(m[1]): return None, None
+    value = m[1].strip()
+    if _THOUSANDS.fullmatch(value): value = value.replace(',', '')
+    return _CALCULATOR_MARK.sub('', answer[:m.start()]).strip(), value
+
+# %% ../nbs/01_data.ipynb #boxed-in
+_NESTED = ''
+for _ in range(8): _NESTED = rf'(?:[^{{}}\\]|\\.|\{{{_NESTED}\}})*+'   # braces in braces
+_BOX = re.compile(rf'\\(?:boxed|fbox)\s*\{{({_NESTED})\}}', re.S)
+_BETWEEN = re.compile(r'[\s$]*(?:[,;]|[,;]?\s*\b(?:and|or)\b)[\s$]*')
+
+def boxed_in(
+    text:str # a worked solution, or an answer
+) -> str:    # '' if nothing is boxed
+    "What a text boxes last"
+    boxes = list(_BOX.finditer(text))[::-1]
+    apart = (n for n, (b, a) in enumerate(zip(boxes, boxes[1:]), 1) if not _BETWEEN.fullmatch(text, a.end(), b.start()))
+    return ', '.join(dict.fromkeys(box[1].strip() for box in boxes[:next(apart, len(boxes))][::-1]))
+
+# %% ../nbs/01_data.ipynb #split-answer
+_NUMBER = re.compile(r'[-+]?\$?\d[\d,]*(?:\.\d+)?')
+
+def split_answer(
+    text:str # of the column that holds the answer
+) -> tuple:  # the worked solution, or None; the answer
+    "Find the answer in a text: after GSM8K's mark, in a box, or the whole text; raises CgdError if a mark is not clear"
+    solution, answer = split_gsm8k(text)
+    if answer: return solution, answer
+    if boxed := boxed_in(text): return None if _BOX.fullmatch(text.strip('$. ')) else text, boxed
+    heading = re.search(r'(?:^|\s)####(?:[ \t]*[^\s#]|\s*\n([^\n]+)\Z)', text.rstrip())
+    if heading and (not heading[1] or _is_value(heading[1])):
+        raise CgdError('its answer is not clear: #### is not on the last line, before one value')
+    return None, text
+
+def answer_of(
+    solution:str # a text that answers the problem
+) -> tuple:      # the solution, and the answer or None
+    "Find the answer in a solution: after GSM8K's mark, in a box, or a number that is all of it"
+    worked, answer = split_gsm8k(solution)
+    if answer: return worked, answer
+    return solution, boxed_in(solution) or (solution if _NUMBER.fullmatch(solution) else None)
+
+# %% ../nbs/01_data.ipynb #field-config
+class FieldConfig(Config):
+    "Which columns of a file hold what; the usual names are found without"
+    prompt:str|None=None    # the problem; a dot leads into a nested column, e.g. meta.question
+    reference:str|None=None # the gold answer
+    solution:str|None=None  # the worked solution
+
+_CHATS = 'messages', 'conversations'
+_USUAL = dict(prompt=('prompt', 'problem', 'question', 'instruction', 'query', 'input', *_CHATS),
+              reference=('reference', 'expected_answer', 'ground_truth', 'final_answer', 'gold_answer', 'gold',
+                         'correct_answer', 'answer', 'target', 'label', 'reward_model.ground_truth'),
+              solution=('solution', 'generated_solution', 'output', 'response', *_CHATS))
+
+def _names(fields:FieldConfig, what:str) -> tuple:
+    named = getattr(fields, what)
+    return (named,) if named else _USUAL[what]
+
+# %% ../nbs/01_data.ipynb #column
+def _inside(value, part:str):
+    "One level down; capitals do not count"
+    if isinstance(value, list): return value[int(part)] if part.isdecimal() and int(part) < len(value) else None
+    if not isinstance(value, dict): return None
+    return value[part] if part in value else next((v for k, v in value.items() if k.lower() == part.lower()), None)
+
+def column(
+    row:dict, # as found
+    name:str  # of a column; a dot leads into a nested one
+):            # None if there is no such thing
+    "What stands in a column, or in a part of it"
+    if name in row: return row[name]
+    for part in name.split('.'): row = _inside(row, part)
+    return row
+
+# %% ../nbs/01_data.ipynb #as-text
+def _number_text(value:int|float|Decimal, name:str) -> str:
+    "Every digit: 10000000000000000000000 and not 1e+22, 15 and not 15.0"
+    if not math.isfinite(value): raise CgdError(f'`{name}` is {value}, expected a finite number')
+    text = format(Decimal(repr(value) if isinstance(value, float) else value), 'f')
+    return text.rstrip('0').rstrip('.') if '.' in text else text
+
+def _in_chat(turns:list, role:str):
+    "The first turn of a role: OpenAI's `role` and `content`, or ShareGPT's `from` and `value`"
+    known = dict(prompt=('user', 'human'), answer=('assistant', 'gpt', 'model'))[role]
+    said = next((t for t in turns if (t.get('role') or t.get('from')) in known), {})
+    content = said.get('content', said.get('value'))
+    if not isinstance(content, list): return content
+    if not all(isinstance(part, dict) and part.get('text') for part in content):
+        raise CgdError('a turn has a part that is no text, such as a picture')
+    return '\n'.join(part['text'] for part in content)
+
+def as_text(
+    value,            # of a column
+    name:str,         # the column, for messages
+    role:str='answer' # whose turn is taken of a chat: prompt, the user's, or answer, the assistant's
+) -> str|None:        # None for an empty one
+    "A column's value as text; raises CgdError if it cannot be"
+    if isinstance(value, list) and value and all(isinstance(t, dict) for t in value): value = _in_chat(value, role)
+    if isinstance(value, list) and len(value) < 2 and role == 'answer': value = value[0] if value else None   # ['15']
+    if type(value) in (int, float, Decimal): value = _number_text(value, name)
+    if isinstance(value, datetime) and value.time() == time(): value = value.date()
+    if isinstance(value, bool|date|time): value = str(value)
+    if value is None: return None
+    if not isinstance(value, str):
+        raise CgdError(f'`{name}` is of type {type(value).__name__}, expected text or a number')
+    if re.search('[\ud800-\udfff]', value):
+        raise CgdError(f'`{name}` holds half a character (a lone surrogate)')
+    return value.strip() or None
 
 # %% ../nbs/01_data.ipynb #to-problem
-_FIELDS = dict(prompt=('prompt', 'problem', 'question'), reference=('reference', 'answer'), solution=('solution',))
-
-def _field(raw:dict, names:tuple) -> str|None:
+def _find(raw:dict, names:tuple, role:str='answer') -> tuple:
+    "The first of these columns that has text, and the text"
     for name in names:
-        value = raw.get(name)
-        if type(value) in (int, float):
-            if not math.isfinite(value): raise CgdError(f'`{name}` is {value}, expected a finite number')
-            value = format(Decimal(repr(value)), 'f')   # 10000000000000000000000 and not 1e+22
-        if value is None: continue
-        if not isinstance(value, str): raise CgdError(f'`{name}` is of type {type(value).__name__}, expected text or a number')
-        if any('\ud800' <= c <= '\udfff' for c in value): raise CgdError(f'`{name}` holds half a character (a lone surrogate)')
-        if value.strip(): return value.strip()
-    return None
+        value = column(raw, name)
+        if name in ('target', 'label') and len(names) > 1 and type(value) not in (str, int, float): continue
+        if text := as_text(value, name, role): return name, text
+    return None, None
 
 def to_problem(
     raw:dict,     # a row as found
     origin:str,   # where rows come from, for those that do not say
-    fields:dict=_FIELDS # what prompt, reference and solution may be called
+    fields:FieldConfig=FieldConfig() # what prompt, reference and solution are called, if the names are unusual
 ) -> dict:        # problem_id, source, prompt, reference, solution; the last two may be None
     "One problem row from a row with other names; raises CgdError if there is no prompt or it is not text"
-    prompt = _field(raw, fields['prompt'])
-    if prompt is None: raise CgdError(f'no prompt (looked for {", ".join(fields["prompt"])}; found {", ".join(raw) or "nothing"})')
-    solution, reference = split_gsm8k(_field(raw, fields['reference']) or '')
-    solution = solution or _CALCULATOR_MARK.sub('', _field(raw, fields['solution']) or '')
-    return dict(problem_id=_field(raw, ('problem_id', 'id')) or f'{origin}-{content_hash(prompt)}',
-                source=_field(raw, ('source',)) or origin, prompt=prompt, reference=reference or None, solution=solution or None)
+    looked = _names(fields, 'prompt')
+    name, prompt = _find(raw, looked, 'prompt')
+    if prompt is None:
+        found = ', '.join(raw) or 'nothing'
+        raise CgdError(f'no prompt (looked for {", ".join(looked)}; found {found}); name its column by fields.prompt')
+    if name == 'instruction' and (more := _find(raw, ('input',))[1]): prompt += f'\n\n{more}'   # Alpaca's
+    (_, gold), (_, solution) = (_find(raw, _names(fields, what)) for what in ('reference', 'solution'))
+    worked, reference = split_answer(gold) if gold else answer_of(solution) if solution else (None, None)
+    return dict(problem_id=_find(raw, ('problem_id', 'id'))[1] or f'{origin}-{content_hash(prompt)}',
+                source=_find(raw, ('source',))[1] or origin, prompt=prompt, reference=reference or None,
+                solution=worked or _CALCULATOR_MARK.sub('', solution or '') or None)
+
+# %% ../nbs/01_data.ipynb #backslash-commands
+_LETTER = {'\b': 'b', '\f': 'f', '\t': 't', '\n': 'n', '\r': 'r'}   # what JSON makes of a backslash and a letter
+_NEVER = {'\f': 'rac|rak|orall|lat|box|rown|ootnotesize|allingdotseq',   # what no honest text has behind it
+          '\r': r'ho|ight(?:(?:left)?(?:arrow|harpoon)\w*)?|ef(?=\{)',
+          '\t': r'heta|imes|ilde|herefore|riangle\w*|hinspace|extstyle|extdegree|anh?(?=\s?[\^({\\\d])|'
+                r'(?:frac|binom)(?=\s*[{\d])|ext(?:bf|it|rm|sf|tt|sc|up)?(?=\s*\{)',
+          '\n': r'abla|otin|ewline|ewcommand|ormalsize|onumber|otag|earrow|warrow|(?:left|[rR]ight)arrow|olimits|'
+                r'atural|leq|geq|cong|subseteq|supseteq|eq(?![.(:])|ot(?=\s*[=\\])'}
+_SELDOM = {'\t': 'anh?|au|op?', '\n': 'u|eg?', '\r': 'angle|ceil|floor|m|[vV]ert|brac[ek]'}   # what one may have
+
+def _commands(rests:dict) -> str:
+    return '|'.join(f'{control}(?=(?:{rest})(?![A-Za-z]))' for control, rest in rests.items())
+
+_MAY = re.compile('[\b\f\t\n\r](?=[a-zRV])')   # soon said: most lines begin with a capital or a number
+_SURE = re.compile(f'\b(?=[a-z])|{_commands(_NEVER)}')
+_PERHAPS = re.compile(rf'(?:{_commands(_SELDOM)})(?!\w+[).:])')
+_TIGHT = re.compile(rf'(?:(?<=[\^_])|(?<= )(?=\t)|(?<=\{{)(?!\n)|(?<=\$)(?<!\$\$))(?:{_commands(_SELDOM)})')
+_INLINE = re.compile(r'(?<![\\$])\$(?![ \d$])[^$]{1,300}?(?<!\s)\$(?![\d$])')   # and no two prices
+
+# %% ../nbs/01_data.ipynb #mend-text
+def _mend_text(text:str, known:bool, found:list) -> str:
+    "Give a text its backslashes back; `known`: the row has lost some for certain"
+    if not _MAY.search(text): return text
+    def mend(m):
+        command = f'\\{_LETTER[m[0]]}'
+        found.append(command + re.match('[A-Za-z]*', m.string[m.end():])[0])
+        return command
+    well = re.search(r'\\[A-Za-z]', text)
+    text = _TIGHT.sub(mend, _SURE.sub(mend, text))
+    if known: return _PERHAPS.sub(mend, text)
+    if well: return text
+    if len(text) <= 40: text = re.sub(rf'\A(?:{_PERHAPS.pattern})(?![eo]\b)', mend, text)   # an answer, such as \nu
+    return _INLINE.sub(lambda m: _PERHAPS.sub(mend, m[0]), text)
+
+# %% ../nbs/01_data.ipynb #mend-row
+def _each_text(value, change:Callable, depth:int=20):
+    "A value with every text in it changed"
+    if isinstance(value, str): return change(value)
+    if not depth or not isinstance(value, dict|list): return value
+    if isinstance(value, list): return [_each_text(v, change, depth - 1) for v in value]
+    return {k: _each_text(v, change, depth - 1) for k, v in value.items()}
+
+def mend_row(
+    row:dict,        # as found
+    known:bool=False # it has lost backslashes for certain
+) -> tuple[dict, str]: # the row, and the first command that was mended in it ('' for none)
+    "Give a row the backslashes back that JSON took with the letters behind them"
+    texts, found = [], []
+    _each_text(row, texts.append)
+    if not any(map(_MAY.search, texts)): return row, ''
+    known = known or any(_SURE.search(t) for t in texts)
+    row = _each_text(row, lambda text: _mend_text(text, known, found))
+    return row, found[0] if found else ''
+
+# %% ../nbs/01_data.ipynb #parse
+def _exact(text:str) -> float|Decimal:
+    "A decimal number that keeps its digits"
+    near = float(text)
+    return near if math.isinf(near) or not near or Decimal(repr(near)) == Decimal(text) else Decimal(text)
+
+def _decode(text:str|bytes):
+    "JSON, and not JavaScript's NaN"
+    def refuse(constant): raise ValueError(f'{constant} is not JSON')
+    return json.loads(text, parse_constant=refuse, parse_float=_exact)
+
+def parse_row(
+    raw:dict|bytes # a row, or a line of JSON
+) -> dict:         # the row
+    "One row; raises CgdError for a broken line, or one that holds no object"
+    try: row = _decode(raw) if isinstance(raw, bytes) else raw
+    except (ValueError, RecursionError) as e: raise CgdError(f'broken line: {e}') from None
+    if not isinstance(row, dict): raise CgdError(f'expected an object, found {type(row).__name__}')
+    return row
+
+# %% ../nbs/01_data.ipynb #read-row
+_ESCAPE = re.compile(rb'\\(?:["/bfnrt]|u[0-9a-fA-F]{4}|(?P<twice>\\)(?P<letter>[A-Za-z])?|'
+                     rb'(?P<once>(?!x[0-9a-fA-F]{2})[A-Za-z{}%$&#_,;:!()\[\] |-]))')
+
+def double_backslashes(
+    line:bytes # of JSON, with LaTeX as it is: `\sqrt{2}`
+) -> bytes:    # the same line if JSON refuses no backslash in it
+    "Write those backslashes twice that JSON refuses"
+    ends_rows = not any(m['letter'] for m in _ESCAPE.finditer(line))   # no `\\sqrt`, so `\\` is LaTeX's end of a row
+    def twice(m): return b'\\' + m[0] if m['once'] else b'\\\\' + m[0] if m['twice'] and ends_rows else m[0]
+    return _ESCAPE.sub(twice, line)
+
+def read_row(
+    raw:dict|bytes # a row, or a line of JSON
+) -> tuple[dict, str]: # the row; a command that had lost its backslash, or ''
+    "One row with its backslashes mended; raises CgdError for a broken line, or one that holds no object"
+    try: row = parse_row(raw)
+    except CgdError:
+        line = double_backslashes(raw) if isinstance(raw, bytes) else raw
+        if line == raw: raise
+        row, command = mend_row(parse_row(line), known=True)
+        return row, command or next(m[0].decode() for m in _ESCAPE.finditer(raw) if m['once'])
+    return mend_row(row)
 
 # %% ../nbs/01_data.ipynb #read-files
 def _read_lines(path:Path):
@@ -360,20 +575,47 @@ def read_file(
     if path.suffix == '.parquet': return _read_parquet(path)
     raise CgdError(f'{path}: problems are read from .jsonl, .jsonl.gz or .parquet files')
 
+# %% ../nbs/01_data.ipynb #load-files
+def _load_json(files:dict, key:str|None, split:str) -> Iterator[dict|bytes]:
+    "The lines of JSON files, or the rows of their lists"
+    from datasets import load_dataset
+    lines = load_dataset('text', data_files=files, split=split)
+    first = next((row['text'] for row in lines if row['text'].strip()), '')
+    if not key and not first.lstrip('\ufeff \t').startswith('['):
+        yield from (row['text'].encode() for row in lines)
+        return
+    if '[' in split: raise ValueError(f'{split}: its file is one list, which is read whole; leave out the numbers')
+    for document in load_dataset('text', data_files=files, split=split, sample_by='document'):
+        rows = _decode(document['text'].removeprefix('\ufeff'))
+        rows = rows.get(key) if key and isinstance(rows, dict) else rows
+        if not isinstance(rows, list): raise ValueError('a file of it holds no list of rows')
+        yield from rows
+
+def _load(name:str, config:str|None, split:str) -> Iterator[dict|bytes]:
+    "A dataset's rows, with the values that its files have"
+    from datasets import Features, Value, load_dataset, load_dataset_builder
+    builder = load_dataset_builder(name, config)
+    if builder.name == 'json': return _load_json(builder.config.data_files, builder.config.field, split)
+    if builder.name != 'csv': return load_dataset(name, config, split=split)
+    first = next(iter(load_dataset(name, config, split=re.match(r'\w*', split)[0], streaming=True)), {})
+    texts = Features(dict.fromkeys(first, Value('string')))
+    return load_dataset(name, config, split=split, features=texts, keep_default_na=False)
+
 # %% ../nbs/01_data.ipynb #read-hub
 def read_hub(
     name:str,             # of a dataset on the Hub, or a folder
     config:str|None=None, # of several that it has
     split:str='train'     # of it
-) -> Iterator[tuple[str, dict]]: # where each stands, and its row
+) -> Iterator[tuple[str, dict|bytes]]: # where each stands, and its row or its line
     "The rows of a dataset; raises CgdError if it cannot be fetched"
-    from datasets import load_dataset
     from datasets.exceptions import DatasetsError
     from httpx import HTTPError
-    try: rows = load_dataset(name, config or None, split=split)
-    except DatasetsError as e: raise CgdError(f'hub:{name}: {e}: {e.__cause__ or "no reason given"}') from None   # e.g. a file that is no JSON
+    try:
+        for number, row in enumerate(_load(name, config or None, split), 1):
+            if not isinstance(row, bytes) or row.strip(): yield f'hub:{name}: row {number}', row
+    except DatasetsError as e:   # e.g. a file that is no CSV
+        raise CgdError(f'hub:{name}: {e}: {e.__cause__ or "no reason given"}') from None
     except (OSError, ValueError, HTTPError) as e: raise CgdError(f'hub:{name}: {str(e) or type(e).__name__}') from None
-    for number, row in enumerate(rows, 1): yield f'hub:{name}: row {number}', row
 
 def _read_bench(name:str):
     folder = os.environ.get('CGD_BENCH_DIR')
@@ -398,46 +640,102 @@ def open_spec(
     raise CgdError(f'{spec}: no such problem set{f"; did you mean `{near[0]}`?" if near else ""} '
                    f'Known: {", ".join(SETS)}, a .jsonl or .parquet file, hub:NAME, bench:NAME')
 
-# %% ../nbs/01_data.ipynb #parse
-def parse_row(
-    raw:dict|bytes # a row, or a line of JSON
-) -> dict:         # the row
-    "One row; raises CgdError for a broken line, or one that holds no object"
-    if isinstance(raw, dict): return raw
-    def refuse(constant): raise ValueError(f'{constant} is not JSON')
-    try: row = json.loads(raw, parse_constant=refuse)
-    except (ValueError, RecursionError) as e: raise CgdError(f'broken line: {e}') from None
-    if not isinstance(row, dict): raise CgdError(f'expected an object, found {type(row).__name__}')
-    return row
+# %% ../nbs/01_data.ipynb #tally
+_OWN, _SHOWN = 'a run makes its own', 'what the student is to see belongs into the prompt'
+_UNUSED = dict(draft=_OWN, critique=_OWN, refinement=_OWN, choices=_SHOWN, options=_SHOWN)   # column -> why
+
+@dataclass
+class Tally:
+    "What is to be said of a set of problems"
+    rows:int=0                               # usable ones
+    bare:int=0                               # those without a gold answer
+    first_bare:str=''                        # where the first of them stands
+    mended:int=0                             # those whose backslashes were mended
+    first_mended:str=''                      # where the first of them stands, and a command in it
+    columns:dict=field(default_factory=dict) # all that were found
+    named:set=field(default_factory=set)     # settings whose column was found
+    gold:str|None=None                       # the column of the first gold answer
+    longer:bool=False                        # has a chat more than a question and an answer?
+
+    def _column(self, raw:dict, fields:FieldConfig) -> str:
+        names = (_find(raw, _names(fields, what))[0] for what in ('reference', 'solution'))
+        return next(filter(None, names))
+
+    def see(self, where:str, raw:dict, row:dict, command:str, fields:FieldConfig):
+        "Take a row into account"
+        self.rows += 1
+        if command: self.mended, self.first_mended = self.mended + 1, self.first_mended or f'{where} ({command})'
+        if row['reference'] is None: self.bare, self.first_bare = self.bare + 1, self.first_bare or where
+        elif not self.gold: self.gold = self._column(raw, fields)
+        self.columns |= dict.fromkeys(raw)
+        asked = column(raw, _find(raw, _names(fields, 'prompt'), 'prompt')[0])
+        self.longer |= isinstance(asked, list) and len(asked) > 2
+
+# %% ../nbs/01_data.ipynb #tally-notes
+def _gold_notes(tally:Tally, fields:FieldConfig) -> Iterator[str]:
+    names = _names(fields, 'reference')
+    if 0 < tally.rows == tally.bare:
+        yield (f'no row has a gold answer, so nothing can be graded (looked for {", ".join(names)}; '
+               f'found {", ".join(tally.columns)}); name its column by fields.reference')
+    elif tally.bare: yield f'{tally.bare} of {tally.rows} rows have no gold answer, the first: {tally.first_bare}'
+    if tally.gold not in (None, 'reference', 'answer', fields.reference):
+        yield f'the gold answers are those of `{tally.gold}`; another column is named by fields.reference'
+
+def notes(
+    tally:Tally,       # of rows that were read
+    fields:FieldConfig # what their columns are called
+) -> Iterator[str]:    # a line for each matter
+    "What is to be said of a set as a whole"
+    if tally.mended:
+        yield (f'single backslashes of LaTeX were mended in {tally.mended} of {tally.rows} rows, the first: '
+               f'{tally.first_mended}; write them twice')
+    yield from _gold_notes(tally, fields)
+    for why in (_OWN, _SHOWN):
+        if unused := [c for c in tally.columns if _UNUSED.get(c) == why]: yield f'not used: {", ".join(unused)} ({why})'
+    if tally.longer: yield 'of a chat only the first question and the answer to it are used'
+
+# %% ../nbs/01_data.ipynb #read-problems
+def read_problems(
+    spec:str,           # as `load_problems` takes it
+    fields:FieldConfig, # what its columns are called
+    skip:Callable,      # told of each row that cannot be used
+    tally:Tally         # keeps account of those that can
+) -> Iterator[tuple[str, dict]]: # where each usable row stands, and its problem
+    "Problems one at a time; raises CgdError if there is no such place"
+    if spec in SETS: fields = FieldConfig()   # their names are the usual ones
+    origin, records = open_spec(spec)
+    for where, raw in records:
+        try:
+            raw, command = read_row(raw)
+            tally.named |= {what for what, name in fields if name and column(raw, name) is not None}
+            row = to_problem(raw, origin, fields)
+            if odd := next((c for c in '\b\f' if any(c in (text or '') for text in row.values())), None):
+                raise CgdError(f'holds the control character {odd!r}, as single backslashes leave it; write them twice')
+        except CgdError as e: skip(f'{where}: {e}'); continue
+        tally.see(where, raw, row, command, fields)
+        yield where, row
 
 # %% ../nbs/01_data.ipynb #load-problems
 def load_problems(
-    spec:str,                  # a shipped set, a file, hub:NAME[:CONFIG[:SPLIT]] or bench:NAME
-    limit:int|None=None,       # only the first so many usable problems
-    prompt_field:str='',       # the field that holds the prompt, if it has an unusual name
-    reference_field:str='',    # the same for the answer
-    solution_field:str=''      # and for the worked solution
-) -> Problems:                 # usable rows, and a message for each row that is not
+    spec:str,            # a shipped set, a file, hub:NAME[:CONFIG[:SPLIT]] or bench:NAME
+    limit:int|None=None, # only the first so many usable problems
+    fields:FieldConfig=FieldConfig() # what its columns are called, if they have unusual names
+) -> Problems:           # usable rows, and a message for each row that is not
     "Read problems from anywhere; raises CgdError if there is no such place or nothing usable in it"
     if limit is not None and limit < 1: raise CgdError(f'limit: expected at least 1, got {limit}')
-    given = dict(prompt=prompt_field, reference=reference_field, solution=solution_field)
-    fields = _FIELDS | {what: (name,) for what, name in given.items() if name}
-    origin, records = open_spec(spec)
-    rows, skipped, places, seen = [], [], {}, set()
-    for where, raw in records:
+    rows, skipped, places, tally = [], [], {}, Tally()
+    for where, row in read_problems(spec, fields, skipped.append, tally):
+        first = places.setdefault(row['problem_id'], where)
+        if first != where: skipped.append(f'{where}: duplicate of {first} (problem_id {row["problem_id"]})')
+        else: rows.append(row)
         if len(rows) == limit: break
-        try:
-            seen.update(raw := parse_row(raw))
-            row = to_problem(raw, origin, fields)
-            if row['problem_id'] in places: raise CgdError(f'duplicate of {places[row["problem_id"]]} (problem_id {row["problem_id"]})')
-        except CgdError as e: skipped.append(f'{where}: {e}'); continue
-        places[row['problem_id']] = where
-        rows.append(row)
-    if not rows and not skipped: raise CgdError(f'{spec}: empty; a problems file has one JSON object a line, such as {{"prompt": "1+1?", "answer": "2"}}')
+    if not rows and not skipped:
+        raise CgdError(f'{spec}: empty; it wants one JSON object a line, such as {{"prompt": "1+1?", "answer": "2"}}')
     if not rows: raise CgdError(f'{spec}: no usable problem in {len(skipped)} rows; the first: {skipped[0]}')
-    for what, name in given.items():
-        if name and name not in seen: raise CgdError(f'{spec}: {what}_field: no row has `{name}`; found {", ".join(sorted(seen))}')
-    return Problems(rows, skipped)
+    for what, name in fields:
+        if name and what not in tally.named and spec not in SETS:
+            raise CgdError(f'{spec}: fields.{what}: no row has `{name}`; found {", ".join(tally.columns)}')
+    return Problems(rows, skipped, [f'{spec}: {note}' for note in notes(tally, fields)])
 
 # %% ../nbs/01_data.ipynb #overlap
 def same_text(

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['STAGES', 'RunConfig', 'split_benchmark', 'benchmark_name', 'trainings', 'rivals_of', 'needed_views', 'check_names',
            'check_solutions', 'check_held_out', 'check_benchmark', 'check_teachers', 'check_engines', 'recipe',
-           'check_method', 'check_config', 'open_spread', 'teacher_of', 'usable_problems', 'readable', 'fitting',
-           'open_student', 'served', 'whole', 'tune', 'tune_rival', 'tune_all', 'settings_that_count', 'check_same_run',
-           'keep_config', 'tuning', 'stages', 'run', 'drafted', 'taught', 'split_traces', 'validation_pairs',
-           'same_rows', 'same_problems', 'load_tokenizer', 'save_lengths', 'make_pairs', 'examine', 'examine_all',
-           'clean_rows', 'shape_of', 'run_ledger', 'read_records', 'with_holm', 'results', 'caption', 'text_tables',
-           'loss_table', 'harness_tables', 'probed_tables', 'report', 'students', 'looked_at', 'probe_students',
-           'sampled_entropy', 'analyse', 'regrade_run', 'score_table', 'gap_table']
+           'check_method', 'check_config', 'open_spread', 'teacher_of', 'say_left_out', 'usable_problems', 'readable',
+           'fitting', 'open_student', 'served', 'whole', 'tune', 'tune_rival', 'tune_all', 'settings_that_count',
+           'check_same_run', 'keep_config', 'tuning', 'stages', 'run', 'drafted', 'taught', 'split_traces',
+           'validation_pairs', 'same_rows', 'same_problems', 'load_tokenizer', 'save_lengths', 'make_pairs', 'examine',
+           'examine_all', 'all_tests', 'clean_rows', 'shape_of', 'run_ledger', 'read_records', 'with_holm', 'results',
+           'caption', 'text_tables', 'loss_table', 'harness_tables', 'probed_tables', 'report', 'students', 'looked_at',
+           'probe_students', 'sampled_entropy', 'analyse', 'regrade_run', 'score_table', 'gap_table']
 
 # %% ../nbs/11_pipeline.ipynb #imports
 import json, os, re, sys
@@ -26,7 +26,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from .core import CgdError, Config, read_table, write_atomic, write_table
-from .data import decontaminate, load_problems, overlap
+from .data import FieldConfig, Problems, decontaminate, load_problems, overlap
 from .benchmarks import Items, load_benchmark
 from .cluster import ClusterConfig, open_cluster
 from .analysis import confusion, critique_report, drift, imitation, label_answers, ledger, method_costs, oracle_sessions, reach_table, reasoning, step_overlap
@@ -52,6 +52,7 @@ class RunConfig(Config):
     teacher_share:Literal['one', 'all']='one' # several teachers: each problem goes to one of them, drawn by teach.seed, or to all
     problems:str='train'              # what is drafted: train (comes with cgd), a .jsonl or .parquet file, or hub:NAME
     n_problems:PositiveInt|None=128   # the first so many of them; null for all
+    fields:FieldConfig=FieldConfig()  # columns of your own files, where not named as usual, e.g. {reference: meta.gold}
     validation:str|None=None          # more problems, taught like the others but not trained on, e.g. val:40; their loss is watched, and train.keep=best chooses by it
     methods:tuple[str, ...]=('dsft_refined', 'cgd') # what the student is tuned by, each from the untrained student: a view, two mixed (cgd+dsft_refined), one annealed to the other (cgd-to-dsft_refined), a rival (grpo, sdft), or a rival after any of these (cgd-then-grpo)
     budget:Literal['rows', 'target_tokens']='rows' # what all methods have equally much of; rows are the same problems, too
@@ -133,8 +134,9 @@ def check_solutions(cfg:RunConfig, problems:list[dict]):
     if 'reference' in cfg.teacher: needs |= dict.fromkeys(('reference', 'solution'), 'the reference teacher')
     for row in problems:
         for field, who in needs.items():
-            if row[field] is None: raise CgdError(f'problems: {row["problem_id"]} has no {field}, which {who} needs; '
-                                                  'use an LM teacher (vllm:MODEL, say), and methods other than sft and grpo')
+            if row[field] is None:
+                raise CgdError(f'problems: {row["problem_id"]} has no {field}, which {who} needs; '
+                               f'name its column by fields.{field}, or use an LM teacher (vllm:MODEL, say), and methods other than sft and grpo')
 
 def check_held_out(cfg:RunConfig, problems:list[dict], held_out:list[dict]):
     "Raise CgdError for a validation set that is needed and not there, or not apart from the training problems"
@@ -145,11 +147,13 @@ def check_held_out(cfg:RunConfig, problems:list[dict], held_out:list[dict]):
 
 def check_benchmark(cfg:RunConfig, spec:str, learnt_from:dict[str, list[dict]]):
     "Raise CgdError for a benchmark that cannot be asked or graded so, or that is the training or validation set"
-    items = load_benchmark(*split_benchmark(spec))
+    items = load_benchmark(*split_benchmark(spec), fields=cfg.fields)
     tested, kind = items.rows, items.benchmark.kind
     if kind == 'code' and not cfg.allow_code: raise CgdError(f'benchmarks: {spec} runs code that models wrote, confined, on this machine; if it may, say so with --allow-code')
-    lacking = [] if kind in ('instructions', 'scores') else [r for r in tested if r['reference'] is None]
-    if lacking: raise CgdError(f'benchmarks: {spec}: {lacking[0]["problem_id"]} has no reference to grade against')
+    lacking = [] if kind in ('instructions', 'scores') else [r['problem_id'] for r in tested if r['reference'] is None]
+    if lacking:
+        raise CgdError(f'benchmarks: {spec}: {lacking[0]} has no reference to grade against; '
+                       'name its column by fields.reference')
     if items.benchmark.template != ASK and cfg.eval.template != ASK: raise CgdError(f'eval.template: {spec} is asked in a wording of its own; leave eval.template out')
     for what, rows in learnt_from.items():
         shared = overlap(rows, tested)   # a few are left out of the run; all of them are a mistake
@@ -201,8 +205,8 @@ def check_config(
     check_names(cfg)
     check_teachers(cfg)
     check_engines(cfg)
-    problems = load_problems(cfg.problems, cfg.n_problems).rows if cfg.methods else []
-    held_out = load_problems(*split_benchmark(cfg.validation)).rows if cfg.validation else []
+    problems = load_problems(cfg.problems, cfg.n_problems, cfg.fields).rows if cfg.methods else []
+    held_out = load_problems(*split_benchmark(cfg.validation), cfg.fields).rows if cfg.validation else []
     check_solutions(cfg, problems)
     check_held_out(cfg, problems, held_out)
     for spec in cfg.benchmarks: check_benchmark(cfg, spec, {'trained on': problems, 'in the validation set': held_out})
@@ -228,14 +232,19 @@ def teacher_of(
     return open_teacher(spec, own_settings(spec, cfg.teach) if len(cfg.teacher) > 1 else cfg.teach, partial(open_spread, cfg), **options)
 
 # %% ../nbs/11_pipeline.ipynb #usable
+def say_left_out(read:Problems|Items):
+    "Say which rows were skipped, and why, and what else there is to say of a set"
+    for message in read.skipped: print(f'skipped: {message}', file=sys.stderr)
+    for message in read.notes: print(f'note: {message}', file=sys.stderr)
+
 def usable_problems(
-    spec:str,      # as `load_problems` takes it
-    limit:int|None # only the first so many
-) -> list[dict]:   # rows
-    "Load problems and say which rows were skipped, and why"
-    problems = load_problems(spec, limit)
-    for message in problems.skipped: print(f'skipped: {message}', file=sys.stderr)
-    return problems.rows
+    cfg:RunConfig # the run
+) -> list[dict]:  # rows, those of the validation set, too
+    "Load a run's problems and say what was left out"
+    sets = [(cfg.problems, cfg.n_problems)] + ([split_benchmark(cfg.validation)] if cfg.validation else [])
+    loaded = [load_problems(*each, cfg.fields) for each in sets]
+    for problems in loaded: say_left_out(problems)
+    return [row for problems in loaded for row in problems]
 
 def readable(
     traces:list[dict] # drafts
@@ -395,8 +404,7 @@ def drafted(
     store:Store    # where completions are kept
 ) -> list[dict]:   # drafts, less those of problems that need no teaching
     "What the student makes of the problems"
-    problems = usable_problems(cfg.problems, cfg.n_problems) + (usable_problems(*split_benchmark(cfg.validation)) if cfg.validation else [])
-    problems = clean_rows(cfg, problems, 'problems')
+    problems = clean_rows(cfg, usable_problems(cfg), 'problems')
     with open_student(cfg) as student: traces = fitting(draft(problems, student, store, cfg.draft))
     write_table(traces, cfg.path('drafts.parquet'))
     if not cfg.drop_solved: return traces
@@ -426,7 +434,8 @@ def split_traces(
     traces:list[dict]  # of both kinds of problems
 ) -> tuple[list[dict], list[dict]]: # to train on, and of the validation set
     "Keep the validation set apart"
-    ids = {p['problem_id'] for p in load_problems(*split_benchmark(cfg.validation)).rows} if cfg.validation else set()
+    held = load_problems(*split_benchmark(cfg.validation), cfg.fields) if cfg.validation else ()
+    ids = {p['problem_id'] for p in held}
     seen, held_out = ([t for t in traces if (t['problem_id'] in ids) == held] for held in (False, True))
     if ids and not held_out: raise CgdError(f'validation: no problem of {cfg.validation} is left (too near a benchmark, too long, or always solved); name another set')
     return seen, held_out
@@ -512,8 +521,8 @@ def examine(
 ):
     "Put one model to every benchmark and keep its records"
     for spec in cfg.benchmarks:
-        items = load_benchmark(*split_benchmark(spec))
-        for message in items.skipped: print(f'skipped: {message}', file=sys.stderr)
+        items = load_benchmark(*split_benchmark(spec), fields=cfg.fields)
+        say_left_out(items)
         print(f'{method} on {benchmark_name(spec)}: {len(items)} problems')
         write_table(evaluate(engine, items, cfg.eval, store, cfg.allow_code), cfg.path('records', f'{method}.{benchmark_name(spec)}.parquet'))
     for spec in cfg.lm_eval:
@@ -537,6 +546,10 @@ def examine_all(
         with open_student(cfg, models[method]) as engine: examine(cfg, method, engine, store)
 
 # %% ../nbs/11_pipeline.ipynb #decontaminate
+def all_tests(cfg:RunConfig) -> list[dict]: # of all benchmarks, however much of them is asked
+    "What must not be trained on"
+    return [row for spec in cfg.benchmarks for row in load_benchmark(split_benchmark(spec)[0], fields=cfg.fields)]
+
 def clean_rows(
     cfg:RunConfig,   # the run
     rows:list[dict], # problems or traces
@@ -544,7 +557,7 @@ def clean_rows(
 ) -> list[dict]:     # those that give no test problem away
     "Leave out what is too near to a benchmark"
     if not cfg.decontaminate: return rows
-    tests = [row for spec in cfg.benchmarks for row in load_benchmark(split_benchmark(spec)[0]).rows]   # all of it, however much is asked
+    tests = all_tests(cfg)
     kept, hits = decontaminate(rows, tests)
     if hits: print(f'left out: {len(rows) - len(kept)} of {len(rows)} {stage} that give a test problem away; see {cfg.path("contamination-" + stage + ".csv")}')
     write_table(hits, cfg.path(f'contamination-{stage}.csv'))
@@ -761,8 +774,9 @@ def analyse(
     with Store(cfg.path('probed', 'store.sqlite')) as store:   # not the run's: its ledger is of the run alone
         traces, whose = looked_at(cfg, problems, store)
         print(f'{len(traces[:rows])} refinements of {whose}')
-        tables = probe_students(cfg, traces[:rows], load_benchmark(source, min(rows, limit or rows)), store)
-        if samples: tables['answer_entropy'] = sampled_entropy(cfg, load_benchmark(source, min(50, limit or 50)), samples, store)
+        def tests(n): return load_benchmark(source, min(n, limit or n), fields=cfg.fields)
+        tables = probe_students(cfg, traces[:rows], tests(rows), store)
+        if samples: tables['answer_entropy'] = sampled_entropy(cfg, tests(50), samples, store)
     for name, lines in tables.items():
         if lines: write_table(lines, cfg.path('probed', f'{name}.csv'))
     return report(folder)
@@ -774,7 +788,7 @@ def regrade_run(
 ) -> str:                 # what changed, and the report
     "Grade every stored answer again, and make the report anew"
     cfg, said, waiting = RunConfig.load(Path(folder, 'config.yaml')), [], []
-    items = {benchmark_name(spec): load_benchmark(*split_benchmark(spec)) for spec in cfg.benchmarks}
+    items = {benchmark_name(spec): load_benchmark(*split_benchmark(spec), fields=cfg.fields) for spec in cfg.benchmarks}
     for (method, name), old in read_records(Path(folder)).items():
         if name not in items: continue   # of a benchmark that the run has no more
         new, file = regrade_items(items[name], old, allow_code), Path(folder, 'records', f'{method}.{name}.parquet')

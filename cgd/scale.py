@@ -16,48 +16,44 @@ from pathlib import Path
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from .core import CgdError, Config, content_hash, is_current, mark_current, read_table, write_table
-from .data import decontaminate, open_spec, parse_row, to_problem
-from .benchmarks import load_benchmark
+from .data import FieldConfig, Tally, decontaminate, notes, read_problems
 from .generate import Engine, SampleConfig, Store
 from .rollouts import draft
 from .teacher import direct, teach
 from .views import ViewConfig, build
-from .pipeline import RunConfig, keep_config, needed_views, open_student, readable, same_rows, split_benchmark, teacher_of
+from .pipeline import RunConfig, all_tests, keep_config, needed_views, open_student, readable, same_rows, split_benchmark
+from .pipeline import teacher_of
 
 # %% ../nbs/14_scale.ipynb #portions
-def _usable(spec:str) -> Iterator[tuple[dict|None, str]]:
-    "Each row as a problem, or None and what is wrong with it"
-    origin, records = open_spec(spec)
-    for where, raw in records:
-        try: yield to_problem(parse_row(raw), origin), ''
-        except CgdError as e: yield None, f'{where}: {e}'
-
 def _name(row:dict) -> int: return int(content_hash(row['problem_id']), 16)
 
 def repeated_ids(
-    spec:str # problems, as `load_problems` takes them
+    spec:str, # problems, as `load_problems` takes them
+    fields:FieldConfig=FieldConfig() # as there
 ) -> set[int]: # hashes of those ids that more than one row has
     "Find ids that occur twice, with eight bytes of memory a problem"
     import numpy as np
-    names = np.frombuffer(array('Q', (_name(row) for row, _ in _usable(spec) if row)), dtype=np.uint64)
+    rows = read_problems(spec, fields, lambda message: None, Tally())
+    names = np.frombuffer(array('Q', (_name(row) for _, row in rows)), dtype=np.uint64)
     if not len(names): raise CgdError(f'{spec}: no usable problem in it')
     values, counts = np.unique(names, return_counts=True)
     return set(values[counts > 1].tolist())
 
 def problem_portions(
-    spec:str,        # problems, as `load_problems` takes them
-    rows_at_once:int # problems in memory at a time
+    spec:str,         # problems, as `load_problems` takes them
+    rows_at_once:int, # problems in memory at a time
+    fields:FieldConfig=FieldConfig() # as there
 ) -> Iterator[list[dict]]: # portions of problem rows, in order
-    "Usable problems a portion at a time; says which rows were skipped, and why"
-    twice, seen, rows = repeated_ids(spec), set(), []
-    for row, fault in _usable(spec):
-        if row and _name(row) in twice:
-            if row['problem_id'] in seen: fault = f'duplicate of problem_id {row["problem_id"]}'
-            seen.add(row['problem_id'])
-        if fault: print(f'skipped: {fault}', file=sys.stderr); continue
+    "Usable problems a portion at a time; says which rows were skipped and why, and at the end what concerns them all"
+    twice, seen, rows, tally = repeated_ids(spec, fields), set(), [], Tally()
+    def skip(message): print(f'skipped: {message}', file=sys.stderr)
+    for where, row in read_problems(spec, fields, skip, tally):
+        if row['problem_id'] in seen: skip(f'{where}: duplicate of problem_id {row["problem_id"]}'); continue
+        if _name(row) in twice: seen.add(row['problem_id'])
         rows.append(row)
         if len(rows) == rows_at_once: yield rows; rows = []
     if rows: yield rows
+    for note in notes(tally, fields): print(f'note: {spec}: {note}', file=sys.stderr)
 
 # %% ../nbs/14_scale.ipynb #parts
 def in_parts(
@@ -134,8 +130,8 @@ def run_in_parts(
     if len(cfg.teacher) > 1: raise CgdError('teacher: tables in parts are taught by one teacher; name one, and merge the stores of several runs')
     if cfg.n_problems or cfg.validation or cfg.drop_solved: raise CgdError('n_problems, validation, drop_solved: not for tables in parts; give the file the rows you want, and set n_problems: null')
     keep_config(cfg)
-    tests = [row for spec in cfg.benchmarks for row in load_benchmark(split_benchmark(spec)[0]).rows] if cfg.decontaminate else []   # all of it, however much is asked
-    portions = (_clean(rows, tests) for rows in problem_portions(cfg.problems, rows_at_once))
+    tests = all_tests(cfg) if cfg.decontaminate else []
+    portions = (_clean(rows, tests) for rows in problem_portions(cfg.problems, rows_at_once, cfg.fields))
     views, folder = needed_views(cfg), cfg.path('parts')
     with cfg.open_store() as store:
         with open_student(cfg) as student: drafts = draft_parts(portions, student, store, cfg.draft, folder/'drafts')
@@ -155,7 +151,8 @@ def split_problems(
     files = [Path(folder, f'problems-{i}.jsonl') for i in range(parts)]
     with contextlib.ExitStack() as stack:
         out = [stack.enter_context(open(f'{file}.part', 'w')) for file in files]
-        rows = (row for spec, n in sources for row in itertools.islice(itertools.chain.from_iterable(problem_portions(spec, 1024)), n))
+        portions = ((itertools.chain.from_iterable(problem_portions(spec, 1024, cfg.fields)), n) for spec, n in sources)
+        rows = (row for read, n in portions for row in itertools.islice(read, n))
         for dealt, row in enumerate(rows, 1): out[(dealt - 1) % parts].write(json.dumps(row) + '\n')
     if dealt < parts: raise CgdError(f'parts: {dealt} problems cannot be dealt to {parts} tasks; ask for fewer')
     return [Path(f'{file}.part').replace(file) for file in files]

@@ -14,12 +14,16 @@ import html, random, re, unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from fractions import Fraction
+from functools import lru_cache
 from statistics import median
 
 from pydantic import Field
 
 from .core import CgdError, Config, content_hash, derive_seed
 from .generate import chat_ids
+from .grade import one_spelling, read_answer, split_unit, strict, to_number
 
 # %% ../nbs/06_views.ipynb #enclose
 def enclose(
@@ -121,16 +125,75 @@ VIEWS = {
     'cgd_self':     View("cgd on the student's own critiques, where its own refinement is right", ('draft', 'critique'), own=True),
 }
 
+# %% ../nbs/06_views.ipynb #read-gold
+def _digits(number:str) -> str:
+    "A number as it is compared: 15.0 is 15, and 0.50 is .5"
+    if '.' in number: number = number.rstrip('0').rstrip('.')
+    return number.lstrip('0') or '0'
+
+def _decimals(value:Fraction) -> str|None:
+    "A number's digits; None if they do not end"
+    text = format(Decimal(value.numerator) / value.denominator, 'f').removeprefix('-')
+    return _digits(text) if Fraction(text) == abs(value) else None
+
+@lru_cache(4096)
+def _read_gold(reference:str) -> tuple: # as it is read; if it is a number, its values, and the digits of those that end
+    "A gold answer as the graders read it"
+    tree = read_answer(one_spelling(reference))
+    if tree.kind == '=': tree = tree.parts[-1]   # x = 5
+    value = to_number(split_unit(tree.text)[0]) if tree.kind == 'leaf' else None
+    values = () if value is None else (value, value*100) if '%' in tree.text else (value,)
+    return tree, values, {digits: v < 0 for v in values if (digits := _decimals(v))}
+
+# %% ../nbs/06_views.ipynb #states-number
+_STANDING = re.compile(r'''(?<![\w.])(?P<number>\d+(?:\.\d+)?|\.\d+)(?!\.?\d)
+    (?:(?=(?P<more>\s?\\?%|\s?percent\b|\s?/\s?\d+(?!\.?\d)|\s\d+\s?/\s?\d+(?!\.?\d)|
+                   (?:[eE]|\s?(?:\\times|\\cdot|[×*·])\s?10\s?\^\s?\{?)[-+]?\d+\}?))|
+       (?P<unit>[A-Za-z]*+)(?!\w))''', re.X)
+_MINUS = re.compile(r'(?:^|[^\w.)\]}])-(?:\\?\$)?$|\$-$')   # not that of 12-5
+_FRACTION = re.compile(r'(?:(?<![\w)\]}])-)?\d*\s?\\[dtc]?frac\s?(?:\{\d+\}|\d)\s?(?:\{\d+\}|\d)')
+
+def _states_number(text:str, values:tuple, written:dict) -> bool:
+    "Is one of these values in a text, as a number that is no part of another?"
+    for m in _STANDING.finditer(text):
+        digits, more = _digits(m['number']), m['more']
+        if digits not in written and not more or m['unit'] and split_unit(m[0])[1] is None: continue   # 5x, and not 5cm
+        minus = _MINUS.search(text[max(m.start() - 4, 0):m.start()]) is not None
+        if written.get(digits) is minus: return True                        # also the 12 of 12/3, and the 50 of 50%
+        whole = to_number(re.sub(r'\s?percent', '%', m['number'] + more)) if more else None
+        if whole is not None and (-whole if minus else whole) in values: return True
+    return 'frac' in text and any(to_number(m[0].strip()) in values for m in _FRACTION.finditer(text))
+
+# %% ../nbs/06_views.ipynb #states-spelling
+def _spelt(text:str) -> str:
+    "A text in one spelling, with no spaces where they do not count, and fractions in a line"
+    text = re.sub(r'\\frac\{([^{}+-]*(?:\{[^{}]*\})?)\}\{(\w+|\\\w+)\}', r'\1/\2', one_spelling(text))
+    return re.sub(r'\s*([^\w\s\\([{])\s*|(?<=[(\[{])\s+', lambda m: m[1] or '', text)
+
+def _states_spelling(text:str, gold:str) -> bool:
+    "Is an answer in a text, and not a part of another?"
+    parts, small = re.findall(r'\w+', re.sub(r'\\[a-z]+', ' ', gold.casefold())), text.casefold()
+    if not all(part in small for part in parts): return False   # soon said, and most often so
+    text, gold = _spelt(text), _spelt(gold)
+    before = r'(?<![\w.)\]])' if gold.startswith('-') else r'(?<![\w.\\])(?<!^-)(?<![^\w)\]]-)'
+    any_case = re.I if re.fullmatch(r'[^\W\d_]{2,}(?:[ -][^\W\d_]+)*', gold) else 0   # words
+    return re.search(rf'{before}{re.escape(gold)}(?![\w^]|\.\d)', text, any_case) is not None
+
 # %% ../nbs/06_views.ipynb #states-answer
+_GROUPED = re.compile(r'(?<=\d)(?:,(?:\\!)?|\{,\}|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))')
+
 def states_answer(
     text:str|None,     # a critique
     reference:str|None # the gold answer
 ) -> bool:             # a number counts only as a whole: 12 is not in 112, nor in 12.5
-    "Whether a text contains the final answer"
+    "Whether a text contains the final answer, in whatever spelling"
     if not text or not reference: return False
-    text, number = (re.sub(r'(?<=\d),(?=\d{3}(?!\d))', '', t).replace('\u2212', '-') for t in (text, reference))
-    alone = r'(?<![\w.)\]])' if number.startswith('-') else r'(?<![\w.])(?<!^-)(?<![^\w)\]]-)'   # 12-5 holds a 5, -5 does not
-    return re.search(rf'{alone}{re.escape(number)}(?:\.0+)?(?!\w|\.\d)', text) is not None
+    tree, values, written = _read_gold(reference)
+    if values: return _states_number(_GROUPED.sub('', text.replace('\u2212', '-')), values, written)
+    if _states_spelling(text, tree.text): return True
+    if tree.kind in ('list', '{}') and tree.parts: return all(states_answer(text, part.text) for part in tree.parts)
+    groups = re.findall(r'[(\[][^()\[\]]{1,80}[)\]]', text) if tree.parts else ()
+    return any((g := strict(reference, rf'\boxed{{{group}}}')) and g.right for group in groups)
 
 # %% ../nbs/06_views.ipynb #drop-reason
 def drop_reason(
