@@ -524,7 +524,7 @@ def session_flops(
 ) -> float|None:     # None: not known
     "Operations of one session"
     if session['model'] == ReferenceTeacher.name: return 0.
-    if shape is None: return None
+    if shape is None or None in (session['prompt_tokens'], session['completion_tokens']): return None
     tokens, cached = session['prompt_tokens'] + session['completion_tokens'], session.get('cached_tokens') or 0
     return forward_flops(shape, tokens - cached, attended(session['requests'], tokens, cached))
 
@@ -546,14 +546,14 @@ def ledger(
     student:Shape,            # the student's shape
     teachers:dict[str, Shape]={}, # a teacher's name in the sessions -> its shape
     gpus:int=0                # that the run held; 0 on a CPU
-) -> list[dict]:              # method ('' = shared by all), stage, who, requests, prompt_tokens, completion_tokens, flops (None = not known), seconds, gpu_hours
+) -> list[dict]:              # method ('' = shared by all), stage, who, requests, prompt_tokens, completion_tokens, flops (None = not known, as for tokens), seconds, gpu_hours
     "What every stage of a run cost"
     groups = defaultdict(list)
     for line in _lines(sessions, trainings, student, teachers): groups[line['method'], line['stage'], line['who']].append(line)
     rows = []
     for (method, stage, who), some in groups.items():
         flops = None if any(s['flops'] is None for s in some) else sum(s['flops'] for s in some)
-        total = {k: sum(s[k] for s in some) for k in ('requests', 'prompt_tokens', 'completion_tokens', 'seconds')}
+        total = {k: None if any(s[k] is None for s in some) else sum(s[k] for s in some) for k in ('requests', 'prompt_tokens', 'completion_tokens', 'seconds')}
         rows.append(dict(method=method, stage=stage, who=who, **{k: total[k] for k in ('requests', 'prompt_tokens', 'completion_tokens')},
                          flops=flops, seconds=total['seconds'], gpu_hours=gpus*total['seconds']/3600))
     return sorted(rows, key=lambda r: (r['method'], [*_SHARED, 'train', 'evaluate'].index(r['stage']) if r['stage'] in (*_SHARED, 'train', 'evaluate') else 9))

@@ -298,7 +298,9 @@ def measured_rates(
     where:str='this machine' # for the source
 ) -> Rates:              # per GPU, loading left out
     "Rates from what was generated; raises CgdError if nothing was"
-    read, written = (sum(s[k] for s in sessions) for k in ('prompt_tokens', 'completion_tokens'))
+    counts = [(s['prompt_tokens'], s['completion_tokens']) for s in sessions]
+    if any(None in c for c in counts): raise CgdError('sessions: their server does not count tokens, so they tell no rate')
+    read, written = map(sum, zip(*counts)) if counts else (0, 0)
     seconds = sum(s['seconds'] - s['load_seconds'] for s in sessions)
     if not written or seconds <= 0: raise CgdError('sessions: nothing was generated in them, so they tell no rate')
     write = (written + (read - sum(s['cached_tokens'] for s in sessions)) / faster) / seconds / gpus
