@@ -540,22 +540,29 @@ def _lines(sessions:list[dict], trainings:dict, student:Shape, teachers:dict) ->
                           flops=training_flops(t, student)['total'], seconds=t['seconds']))
     return lines
 
+def _sum_known(values) -> float|None:
+    "The sum; None if a part of it is not known"
+    values = list(values)
+    return None if None in values else sum(values)
+
 def ledger(
     sessions:list[dict],      # of the run's store: stage, model, requests, tokens, seconds
     trainings:dict[str, dict], # method -> its train.json
     student:Shape,            # the student's shape
     teachers:dict[str, Shape]={}, # a teacher's name in the sessions -> its shape
     gpus:int=0                # that the run held; 0 on a CPU
-) -> list[dict]:              # method ('' = shared by all), stage, who, requests, prompt_tokens, completion_tokens, flops (None = not known, as for tokens), seconds, gpu_hours
+) -> list[dict]:              # method ('' = shared by all), stage, who, requests, prompt_tokens, completion_tokens, flops (None = not known), seconds, gpu_hours
     "What every stage of a run cost"
     groups = defaultdict(list)
     for line in _lines(sessions, trainings, student, teachers): groups[line['method'], line['stage'], line['who']].append(line)
     rows = []
     for (method, stage, who), some in groups.items():
         flops = None if any(s['flops'] is None for s in some) else sum(s['flops'] for s in some)
-        total = {k: None if any(s[k] is None for s in some) else sum(s[k] for s in some) for k in ('requests', 'prompt_tokens', 'completion_tokens', 'seconds')}
+        counted = 'requests', 'prompt_tokens', 'completion_tokens', 'seconds'
+        total = {k: _sum_known(s[k] for s in some) for k in counted}
         rows.append(dict(method=method, stage=stage, who=who, **{k: total[k] for k in ('requests', 'prompt_tokens', 'completion_tokens')},
-                         flops=flops, seconds=total['seconds'], gpu_hours=gpus*total['seconds']/3600))
+                         flops=_sum_known(s['flops'] for s in some), seconds=total['seconds'],
+                         gpu_hours=gpus*total['seconds']/3600))
     return sorted(rows, key=lambda r: (r['method'], [*_SHARED, 'train', 'evaluate'].index(r['stage']) if r['stage'] in (*_SHARED, 'train', 'evaluate') else 9))
 
 # %% ../nbs/09_analysis.ipynb #method-costs

@@ -139,7 +139,7 @@ def evaluate(
     requests = [r for p in problems for r in sample_requests(p['problem_id'], messages(problems, p, cfg), cfg)]
     records = [_record(row[r.id], r, c) for r, c in zip(requests, complete(engine, requests, store, stage='evaluate'))]
     if refused := sum(r['finish_reason'] == 'refused' for r in records):
-        print(f'{engine.name}: {refused} of {len(records)} answers were refused; they count as not right', file=sys.stderr)
+        print(f'{engine.name}: {refused} of {len(records)} answers were refused and are not right', file=sys.stderr)
     return regrade_items(problems, records, allow_code) if isinstance(problems, Items) else grade_records(records)
 
 # %% ../nbs/08_evaluate.ipynb #by-id
@@ -299,7 +299,8 @@ def summarise(
     for way in ('strict', 'loose'):   # IFEval: the share of single instructions, too
         if f'followed_{way}' in records[0]: line |= {f'instruction_{way}': mean(f for r in records for f in r[f'followed_{way}'])}
     form = 'boxed' if 'boxed' in graders else graders[0]
-    return line | dict(in_format=mean(r[form] != 'no_answer' for r in records), mean_tokens=_mean_known(r['completion_tokens'] for r in records),
+    return line | dict(in_format=mean(r[form] != 'no_answer' for r in records),
+                       mean_tokens=_mean_known(r['completion_tokens'] for r in records),
                        truncated=mean(r['finish_reason'] == 'length' for r in records), detectable=detectable(line['n'], line[graders[0]]))
 
 # %% ../nbs/08_evaluate.ipynb #at-k
@@ -343,7 +344,8 @@ def answer_lengths(
     rows = []
     for outcome in ('all', *sorted({r[grader] for r in records}, key=str)):
         some = [r for r in records if outcome in ('all', r[grader])]
-        tokens = [r['completion_tokens'] for r in some if r['completion_tokens'] is not None] or [math.nan]   # some servers do not count
+        known = [r['completion_tokens'] for r in some if r['completion_tokens'] is not None]   # some do not count
+        tokens = known or [math.nan]
         rows.append(dict(outcome=outcome, answers=len(some), mean=mean(tokens), median=float(np.median(tokens)), p95=float(np.quantile(tokens, .95)),
                          longest=max(tokens), truncated=mean(r['finish_reason'] == 'length' for r in some)))
     return rows
@@ -516,7 +518,8 @@ def self_refine(
         shown = [dict(p, critique=final_part(c.text)) for p, c in zip(shown, critiques)]
         answers = _go_on(engine, now, [VIEWS['cgd'].prompt(p) for p in shown], cfg, store, 'self-refine')
         tables.append(_graded(problems, [dict(r, completion=a.text, finish_reason=a.finish_reason, completion_tokens=a.completion_tokens, key=a.key, critique=c.text,
-                                  spent=_sum_known([r['spent'], c.completion_tokens, a.completion_tokens])) for r, c, a in zip(now, critiques, answers)], allow_code))
+                                  spent=_sum_known([r['spent'], c.completion_tokens, a.completion_tokens]))
+                                  for r, c, a in zip(now, critiques, answers)], allow_code))
     return tables
 
 # %% ../nbs/08_evaluate.ipynb #within-budget
@@ -525,14 +528,15 @@ def within_budget(
     budget:int|dict[str, int] # tokens a problem; or problem id -> tokens
 ) -> list[dict]:             # at least the first sample of each problem
     "The samples that could be drawn for so many tokens"
-    kept = []
-    if any(r['completion_tokens'] is None for r in records): raise CgdError('budget: some of these answers are from a server that does not count tokens')
+    kept, counts = [], [r['completion_tokens'] for r in records]
+    if None in counts: raise CgdError('budget: some of these answers are from a server that does not count tokens')
     for id, rows in by_id(records).items():
         limit = budget[id] if isinstance(budget, dict) else budget
         kept += [r for r, spent in zip(rows, accumulate(r['completion_tokens'] for r in rows)) if spent <= limit] or rows[:1]
     return kept
 
-def _together(rows:list[dict], chosen:dict) -> dict: return dict(chosen, samples=len(rows), spent=_sum_known(r['completion_tokens'] for r in rows))
+def _together(rows:list[dict], chosen:dict) -> dict:
+    return dict(chosen, samples=len(rows), spent=_sum_known(r['completion_tokens'] for r in rows))
 
 def majority(
     records:list[dict],  # several samples a problem
@@ -571,5 +575,5 @@ def at_budget(
     for name, records in strategies.items():
         right, low, high = mean_interval(list(by_problem(records, grader).values()))
         gap = compare(records, first, grader)
-        rows.append(dict(strategy=name, n=gap['n'], tokens=_mean_known(r['spent'] for r in records), right=right, low=low, high=high, difference=gap['difference'], p=gap['p']))
+        rows.append(dict(strategy=name, n=gap['n'], tokens=mean(r['spent'] for r in records), right=right, low=low, high=high, difference=gap['difference'], p=gap['p']))
     return rows

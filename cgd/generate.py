@@ -15,9 +15,6 @@ __all__ = ['SampleConfig', 'Request', 'sample_requests', 'Completion', 'request_
 import asyncio, contextlib, dataclasses, fcntl, importlib.metadata, json, math, os, queue, random, re, shutil, sqlite3, subprocess, sys, tempfile, threading, time, traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
-from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from importlib.util import find_spec
 from itertools import chain, groupby, islice
@@ -56,7 +53,9 @@ class Request:
     seed:int=0            # its own, derived
 
     def __post_init__(self):
-        for name in ('temperature', 'top_p'): object.__setattr__(self, name, None if getattr(self, name) is None else float(getattr(self, name)))  # 1 and 1.0 are one key
+        for name in ('temperature', 'top_p'): 
+            given = getattr(self, name)
+            object.__setattr__(self, name, given if given is None else float(given))  # 1 and 1.0 are one key
 
     def asked(self) -> dict:
         "All that decides the text: everything but the id"
@@ -79,7 +78,7 @@ def sample_requests(
 class Completion:
     "What came back for one request"
     text:str              # what the model wrote
-    finish_reason:str     # 'stop', 'length' (hit its cap), 'too_long' (the prompt did not fit), 'refused' (not answered, and in no store)
+    finish_reason:str     # 'stop', 'length' (its cap), 'too_long' (the prompt did not fit), 'refused' (in no store)
     prompt_tokens:int|None     # tokens read; None: a server that does not say
     completion_tokens:int|None # tokens written
     cached_tokens:int=0   # of those read, how many came from the prefix cache
@@ -262,7 +261,9 @@ def contents(
     "What is in a store: sessions, rows, tokens written, and bytes of requests and texts"
     names = 'stage', 'model', 'engine', 'sessions', 'rows', 'completion_tokens', 'bytes'
     return [dict(zip(names, row)) for row in store._do('''
-        SELECT stage, model, engine, count(DISTINCT s.id), count(*), CASE WHEN count(completion_tokens) = count(*) THEN sum(completion_tokens) END, sum(length(CAST(request AS BLOB)) + length(CAST(text AS BLOB)))
+        SELECT stage, model, engine, count(DISTINCT s.id), count(*), 
+               CASE WHEN count(completion_tokens) = count(*) THEN sum(completion_tokens) END,
+               sum(length(CAST(request AS BLOB)) + length(CAST(text AS BLOB)))
         FROM completions c LEFT JOIN sessions s ON c.session = s.id GROUP BY stage, model, engine ORDER BY min(c.id)''')]
 
 # %% ../nbs/03_generate.ipynb #rows
@@ -519,7 +520,7 @@ class EngineConfig(Config):
     max_retries:int=Field(8, ge=0)      # endpoint: tries after the first
     timeout:float=Field(600., gt=0)     # endpoint: seconds that one answer may take
     max_wait:float=Field(3600., gt=0)   # endpoint: seconds that a server may ask us to wait before the next try
-    omit:tuple[Literal['temperature', 'top_p', 'max_tokens', 'stop', 'seed'], ...]=() # endpoint: settings that are not sent, since its model takes none
+    omit:tuple[Literal['temperature', 'top_p', 'max_tokens', 'stop', 'seed'], ...]=() # endpoint: what not to send
     keep_thoughts:bool=False            # keep the special tokens that mark a model's thoughts (s1, gpt-oss, Mistral; <think> that its template opens), which decoding drops
     in_process:bool=False               # hold the model in this process, not in one of its own
     live:str|None=None                  # recorded: the engine that is asked when recording
@@ -610,7 +611,7 @@ class Engine:
     def sent(self, key:str, request:Request) -> Request: return request   # as the model's server took it
 
     def fill(self, missing:dict[str, Request], store:Store, session:int, tick) -> list[Completion]:
-        "Generate `missing`, committing each completion as it finishes, and give back the refused ones; `tick(rows, tokens)` is told of progress"
+        "Commit each of `missing` as it finishes, telling `tick(rows, tokens)`; gives back what was refused"
         start, rows, tokens, load, refused = time.perf_counter(), 0, 0, 0., []
         if self.load_seconds is None:
             self.load()
@@ -618,8 +619,10 @@ class Engine:
         scored = {key: request for key, request in missing.items() if hasattr(request, 'completion')}
         asked = {key: request for key, request in missing.items() if key not in scored}
         for completion in chain(self.run(asked) if asked else (), self.scores(scored) if scored else ()):
-            if completion.finish_reason == 'refused': refused.append(completion)   # kept nowhere, so that it is asked again at the next start
-            else: add_completion(store, session, self.sent(completion.key, missing[completion.key]), completion, load, time.perf_counter() - start)
+            if completion.finish_reason == 'refused': refused.append(completion)   # asked again at the next start
+            else:
+                sent = self.sent(completion.key, missing[completion.key])
+                add_completion(store, session, sent, completion, load, time.perf_counter() - start)
             rows, tokens = rows + 1, tokens + (completion.completion_tokens or 0)
             tick(rows, tokens)
         return refused
@@ -802,7 +805,7 @@ class OpenAIEngine(Engine):
         name, _, address = model.rpartition('@')
         self.addresses = address.split(',')
         if not name or not all(map(_is_address, self.addresses)):
-            raise CgdError(f'{spec}: write it as openai:MODEL@http://HOST:PORT/v1, several addresses with commas between them')
+            raise CgdError(f'{spec}: write it as openai:MODEL@http://HOST:PORT/v1, or several addresses with commas')
         super().__init__(spec, name, cfg)
         self.who = _hide_key(spec)   # in messages
         where = dict(served_as=cfg.served_as) if cfg.served_as else dict(address=address)
@@ -813,14 +816,15 @@ class OpenAIEngine(Engine):
     @property
     def version(self) -> str: return _version('openai')
 
-    def say(self, words:str):
-        "Tell once"
-        if words not in self.said: print(f'{self.who}: {words}', file=sys.stderr)
-        self.said.add(words)
+    def tell(self, words:str, topic:str=''):
+        "Print on the error stream; what has a topic, once"
+        if topic not in self.said: print(f'{self.who}: {words}', file=sys.stderr)
+        if topic: self.said.add(topic)
 
     def fill(self, missing:dict[str, Request], store:Store, session:int, tick:Callable) -> list[Completion]:
         "See `Engine.fill`; an answer in the store shows that key and model are right"
-        ours = f"SELECT 1 FROM completions c JOIN sessions s ON s.id = c.session WHERE s.identity = ? AND finish_reason != 'too_long' LIMIT 1"
+        ours = '''SELECT 1 FROM completions c JOIN sessions s ON s.id = c.session
+                  WHERE s.identity = ? AND finish_reason != 'too_long' LIMIT 1'''
         self.answered = self.answered or bool(store._do(ours, (json.dumps(self.identity),)))
         return super().fill(missing, store, session, tick)
 
@@ -868,28 +872,30 @@ def _hide_key(text:str) -> str:
     key = os.environ.get('OPENAI_API_KEY')
     return text.replace(key, '[key]') if key else text
 
-_SAYS = ('message', 'msg', 'error', 'errors', 'detail', 'error_description', 'status_msg', 'base_resp', 'reason', 'reasons', 'title',
-         'code', 'type', 'status', 'param', 'loc', 'innererror', 'metadata', 'raw')   # and nothing that repeats the prompt
+_SAYS = ('message', 'msg', 'error', 'errors', 'detail', 'error_description', 'status_msg', 'base_resp', 'reason',
+         'reasons', 'title', 'code', 'type', 'status', 'param', 'loc', 'innererror', 'metadata', 'raw')   # no prompt
 
 def _words(body) -> str:
     "What a server says in the body of an error, of whatever shape"
     if isinstance(body, dict): parts = [_words(body[k]) for k in _SAYS if k in body] or [json.dumps(body)]
     elif isinstance(body, list): parts = map(_words, body[:5])
+    elif isinstance(body, str) and re.match(r'\s*<[!h]', body, re.I): parts = [re.sub(r'<[^>]*>', ' ', body)]   # a page
     else: parts = [body] if isinstance(body, str) else []
-    page = lambda text: re.sub(r'(?s)<(style|script).*?</\1>|<[^>]*>', ' ', text) if re.match(r'\s*<[!h]', text, re.I) else text
-    return ', '.join(dict.fromkeys(' '.join(page(p).split()) for p in parts if p))[:400]
+    return ', '.join(dict.fromkeys(' '.join(p.split()) for p in parts if p))[:400]
 
 # %% ../nbs/03_generate.ipynb #openai-blame
-_OF_ALL = re.compile(r'insufficient[ _](quota|balance|credits?|funds)|credit balance|exceeded_current_quota|billing_(?:not|hard)|arrearage|'
-                     r'payment required|api[ _-]?key', re.I)
-_MODEL = re.compile(r'model[ _]not[ _](?:found|exist)|model\b.{0,80}?(?:not exist|not found|not available|decommissioned|no longer)|'
-                    r'(?:invalid|unknown|no such) model\b|not a valid model', re.I)
-_LONG = re.compile(r'context[ _-]?(?:length|size|window|limit)|n_ctx|string_above_max|string too long|too many (?:\w+ )?tokens|'
-                   r'max(?:imum)? (?:prompt|input) (?:length|tokens|size)|range of input length|model token limit|inputs?`? tokens \+|'
-                   r'\b(?:prompt|inputs?|messages?|conversation|request)\b.{0,60}?'
-                   r'(?:too (?:long|large|big)|(?:exceeds?|longer than|larger than|fewer than|less than)\b.{0,40}(?:token|length|context|max))', re.I)
-_FILTERED = re.compile(r'content[ _-]?(?:filter|polic|management|moderat|exists risk)|responsible.?ai|moderat|flagged|safety|polic(?:y|ies)|'
-                       r'inappropriate|data_inspection|sensitive|prohibited|guardrail|jailbreak|harmful', re.I)
+_OF_ALL = re.compile(r'insufficient[ _](?:quota|balance|credits?|funds)|credit balance|exceeded_current_quota|'
+                     r'billing_(?:not|hard)|arrearage|payment required|api[ _-]?key', re.I)
+_MODEL = re.compile(r'model[ _]not[ _](?:found|exist)|(?:invalid|unknown|no such) model\b|not a valid model|'
+                    r'model\b.{0,80}?(?:not exist|not found|not available|decommissioned|no longer)', re.I)
+_LONG = re.compile(r'context[ _-]?(?:length|size|window|limit)|n_ctx|string_above_max|string too long|'
+                   r'too many (?:\w+ )?tokens|max(?:imum)? (?:prompt|input) (?:length|tokens|size)|'
+                   r'range of input length|model token limit|inputs?`? tokens \+|'
+                   r'\b(?:prompt|inputs?|messages?|conversation|request)\b.{0,60}?(?:too (?:long|large|big)|'
+                   r'(?:exceeds?|(?:longer|larger|fewer|less) than)\b.{0,40}(?:token|length|context|max))', re.I)
+_FILTERED = re.compile(r'content[ _-]?(?:filter|polic|management|moderat|exists risk)|responsible.?ai|moderat|flagged|'
+                       r'safety|polic(?:y|ies)|inappropriate|data_inspection|sensitive|prohibited|guardrail|jailbreak|'
+                       r'harmful', re.I)
 
 def _blame(
     status:int,   # of HTTP; 200 for an error in the place of an answer
@@ -905,8 +911,9 @@ def _blame(
     return 'busy' if status >= 498 or status in (200, 408, 409, 424, 425) else 'unclear'
 
 # %% ../nbs/03_generate.ipynb #openai-settings
-_FIELDS = dict(temperature='temperature', top_p='top_p', max_tokens='max_new_tokens', stop='stop', seed='seed')   # in a `Request`
-_UNWANTED = re.compile(r'unsupported|not support|unrecogni|unknown|not permitted|not allowed|not accept|extra|deprecated|both|only|must be', re.I)
+_FIELDS = dict(temperature='temperature', top_p='top_p', max_tokens='max_new_tokens', stop='stop', seed='seed')
+_UNWANTED = re.compile('unsupported|not support|unrecogni|unknown|not permitted|not allowed|not accept|extra|'
+                       'deprecated|both|only|must be', re.I)
 
 def _settings(engine:'OpenAIEngine', server:_Server, request:Request, omitted:set) -> dict:
     "What goes beside the messages"
@@ -922,62 +929,68 @@ def _settings(engine:'OpenAIEngine', server:_Server, request:Request, omitted:se
 
 def _unwanted(words:str, sent:dict) -> str|None:
     "The setting that a server will not take, if that is what it says"
-    quoted = {n: re.search(rf'[`\'"]{n}[`\'"]|(?:^|, |: ){n}(?:$|,)' + (rf'|\b{n}\b' if '_' in n or n == 'temperature' else ''), words) for n in sent}
-    named = sorted((at.start(), n) for n, at in quoted.items() if at)
+    def at(name):   # `stop` and `seed` are words of English, too
+        bare = rf'|\b{name}\b' if '_' in name or name == 'temperature' else ''
+        return re.search(rf'[`\'"]{name}[`\'"]|(?:^|, |: ){name}(?:$|,){bare}', words)
+    named = sorted((found.start(), name) for name in sent if (found := at(name)))
     if not named or not _UNWANTED.search(words): return None
-    name = 'top_p' if 'both' in words and 'top_p' in quoted and quoted['top_p'] else named[0][1]
-    if 'max' in name and re.search(r'too large|at most|must be|less than|range', words): return None   # a smaller one would do
-    return name
+    name = 'top_p' if 'both' in words and any(n == 'top_p' for _, n in named) else named[0][1]
+    smaller = 'max' in name and re.search('too large|at most|must be|less than|range', words)   # would do
+    return None if smaller else name
 
-def _leave_out(engine:'OpenAIEngine', server:_Server, name:str, words:str) -> set[str]: # what is not to be sent; nothing if it has another name
-    "Learn that a server does not take a setting"
+def _leave_out(engine:'OpenAIEngine', server:_Server, name:str, words:str) -> set[str]:
+    "Learn that a server does not take a setting; gives what is not to be sent, which is nothing if it has another name"
     renamed = name == 'max_tokens' and 'max_completion_tokens' in words
-    if renamed: server.cap = 'max_completion_tokens'
-    elif name not in server.took: server.omitted.add('max_tokens' if name == server.cap else name)
-    if name not in engine.said: print(f'{engine.who}: {name} is {"sent as max_completion_tokens" if renamed else "left out"}: {words}', file=sys.stderr)
-    engine.said.add(name)
-    return set() if renamed else {'max_tokens' if name == server.cap else name}
+    engine.tell(f'{name} is {"sent as max_completion_tokens" if renamed else "left out"}: {words}', name)
+    if renamed: server.cap = 'max_completion_tokens'; return set()
+    ours = 'max_tokens' if name == server.cap else name
+    if name not in server.took: server.omitted.add(ours)
+    return {ours}
 
 # %% ../nbs/03_generate.ipynb #openai-pieces
 _ASIDE = 'reasoning_content', 'reasoning', 'thinking'   # fields of a message; the last two also of a part
 
 def _pieces(content, thought:bool=False) -> Iterator[tuple[bool, str]]: # whether it is a thought, and its text
     "The pieces of a message's content"
-    if isinstance(content, str): yield thought, content.encode(errors='replace').decode()   # JSON can spell lone surrogates
+    if isinstance(content, str): yield thought, content.encode(errors='replace').decode()   # a lone surrogate
     elif isinstance(content, list):
         for part in content: yield from _pieces(part, thought)
     elif isinstance(content, dict):
-        thought = thought or content.get('thought') is True or re.search('think|reason', str(content.get('type'))) is not None
-        for name in ('text', 'content', 'summary', 'refusal', *_ASIDE): yield from _pieces(content.get(name), thought or name in _ASIDE)
+        thought = thought or content.get('thought') is True or bool(re.search('think|reason', str(content.get('type'))))
+        for name in ('text', 'content', 'summary', 'refusal', *_ASIDE):
+            yield from _pieces(content.get(name), thought or name in _ASIDE)
 
-def _message_text(message:dict, keep_thoughts:bool, stop:tuple) -> tuple[str, bool]: # and whether a stop string ended it
-    "What a message says; some servers leave the stop string in it"
+def _message_text(message:dict, keep_thoughts:bool, stop:tuple) -> tuple[str, bool]:
+    "What a message says, and whether a stop string ended it, which some servers leave in the text"
     pieces = [*_pieces(message.get('content') or message.get('refusal'))]
     text = ''.join(t for thought, t in pieces if not thought)
     cut = min((text.find(s) for s in stop if s in text), default=None)
-    text, thoughts = text[:cut], ''.join(t for thought, t in pieces if thought)
-    thoughts = thoughts or next((t for name in _ASIDE if (t := ''.join(p for _, p in _pieces(message.get(name))))), '')
-    if not keep_thoughts: return text, cut is not None
-    text = _END_MARK.sub('', text)
-    return (f'<think>\n{thoughts.strip()}\n' + (f'</think>\n\n{text}' if text else '') if thoughts.strip() else text), cut is not None
+    aside = next(([*_pieces(message[name])] for name in _ASIDE if message.get(name)), [])
+    thoughts = ''.join(t for thought, t in pieces if thought) or ''.join(t for _, t in aside)
+    text = _END_MARK.sub('', text[:cut]) if keep_thoughts else text[:cut]
+    if keep_thoughts and thoughts.strip():
+        text = f'<think>\n{thoughts.strip()}\n' + (f'</think>\n\n{text}' if text else '')
+    return text, cut is not None
 
 # %% ../nbs/03_generate.ipynb #openai-ends
-_ENDS = dict(content_filter='filter|safety|recitation|prohibit|block|refus|sensitive|spii|guardrail|polic|toxic', tool_calls='tool|function',
-             length='length|max|limit|truncat|window|incomplete|budget', again='error|abort|cancel|interrupt|time|overload|network|fail|insufficient|malformed',
-             stop=r'stop|(?:^|_)(?:eos|eot|eod|end|ended|complete|completed|done|finished|natural|normal)(?:_|$)')
+_ENDS = dict(content_filter='filter|safety|recitation|prohibit|block|refus|sensitive|spii|guardrail|polic|toxic',
+             tool_calls='tool|function', length='length|max|limit|truncat|window|incomplete|budget',
+             again='error|abort|cancel|interrupt|time|overload|network|fail|insufficient|malformed',
+             stop='stop|(?:^|_)(?:eos|eot|eod|end|ended|complete|completed|done|finished|natural|normal)(?:_|$)')
 
 def _word(choice:dict) -> str:
     "A choice's finish_reason; '' if it has none"
     word = choice.get('finish_reason') or choice.get('stop_reason') or ''
     return str(word.get('type') or '') if isinstance(word, dict) else str(word)
 
-def _finish(word:str, tokens:int|None, cap:int, say:Callable) -> str:
+def _finish(word:str, tokens:int|None, cap:int, tell:Callable) -> str:
     "Why an answer ended, in the protocol's own words; `again` if the server failed in the middle"
     plain = re.sub(r'[^a-z]+', '_', re.sub(r'(?<=[a-z])(?=[A-Z])', '_', word).lower())
     for reason, pattern in _ENDS.items():
         if re.search(pattern, plain): return reason
     taken = 'unknown' if tokens is None else 'length' if tokens >= cap else 'stop'
-    say(f'finish_reason {word or None!r} is no word known here; taken for `{taken}`, by the number of tokens')
+    words = f'finish_reason {word or None!r} is no word known here; taken for `{taken}`, by the number of tokens'
+    tell(words, words)
     return taken
 
 # %% ../nbs/03_generate.ipynb #openai-counts
@@ -985,15 +998,16 @@ def _count(*values) -> int|None:
     "The first of these that is a number of tokens; a prompt or a text is never of none"
     return next((int(float(v)) for v in values if re.fullmatch(r'\d+(\.0*)?', str(v)) and float(v)), None)
 
-def _usage(usage, wrote:bool) -> tuple[int|None, int|None, int]: # tokens read, written, and read from a cache; None: not known
-    "What an answer cost, as far as the server tells"
+def _usage(usage, wrote:bool) -> tuple[int|None, int|None, int]:
+    "Tokens read, written, and read from a cache, as far as the server tells; None: not known"
     usage = usage if isinstance(usage, dict) else {}
-    read, written = (_count(usage.get(f'{a}_tokens'), usage.get(f'{b}_tokens')) for a, b in (('prompt', 'input'), ('completion', 'output')))
-    total = _count(usage.get('total_tokens'))
+    def of(*names): return _count(*(usage.get(f'{name}_tokens') for name in names))
+    read, written, total = of('prompt', 'input'), of('completion', 'output'), of('total')
     if total and read and not written: written = _count(total - read)
     if total and written and not read: read = _count(total - written)
     details = usage.get('prompt_tokens_details')
-    return read, written if written or wrote else 0, _count(details.get('cached_tokens')) or 0 if isinstance(details, dict) else 0
+    cached = _count(details.get('cached_tokens')) if isinstance(details, dict) else None
+    return read, written if written or wrote else 0, cached or 0
 
 # %% ../nbs/03_generate.ipynb #openai-answer
 def _choice(body, nonsense:str, answered:bool) -> dict:
@@ -1002,23 +1016,25 @@ def _choice(body, nonsense:str, answered:bool) -> dict:
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     error = next((part['error'] for part in (body, choice) if isinstance(part, dict) and part.get('error')), None)
     if not error and isinstance(choice.get('message'), dict): return choice
-    if not error and isinstance(body, dict) and {'message', 'msg', 'detail', 'errors', 'base_resp'} & body.keys(): error = body
-    if not error: raise _Fault(f'{nonsense} ({json.dumps(body)[:100]})', 'busy')
-    codes = [error.get(k) for k in ('code', 'status')] if isinstance(error, dict) else []
-    status, words = next((int(c) for c in codes if re.fullmatch('[45]..', str(c)) and str(c).isdecimal()), 200), _words(error)
+    says = isinstance(body, dict) and {'message', 'msg', 'detail', 'errors', 'base_resp'} & body.keys()
+    if not (error := error or says and body): raise _Fault(nonsense, 'busy')
+    codes = [str(error.get(k)) for k in ('code', 'status')] if isinstance(error, dict) else []
+    status, words = next((int(c) for c in codes if re.fullmatch('[45][0-9]{2}', c)), 200), _words(error)
     raise _Fault(f'{status}: {words}', _blame(status, words, answered), _asked_to_wait({}, json.dumps(body)))
 
 def _read_answer(engine:'OpenAIEngine', row:'_Row', body:dict, choice:dict, seconds:float) -> Completion:
     "A completion from an answer's body"
-    request, message = row.request, choice['message']
+    request, message, tell = row.request, choice['message'], engine.tell
     text, cut = _message_text(message, engine.cfg.keep_thoughts, request.stop)
     read, written, cached = _usage(body.get('usage'), bool(text))
-    reason = 'stop' if cut else _finish(_word(choice), written, request.max_new_tokens, engine.say)
-    if reason == 'again': raise _Fault(f'finish_reason {_word(choice)}', 'busy')
-    if None in (read, written): engine.say('answers do not say how many tokens they took; the numbers stay unknown')
-    if message.get('tool_calls'): engine.say(f'{request.id}: a call of a tool in the place of an answer, though none was offered; its text is kept')
-    elif not text: engine.say(f'{request.id}: an answer without text' + (', only thoughts' if any(map(message.get, _ASIDE)) else ''))
-    if body.get('model') not in (None, '', engine.name): engine.say(f'answers come from {str(body["model"])[:100]!r}')
+    reason = 'stop' if cut else _finish(_word(choice), written, request.max_new_tokens, tell)
+    kind = dict(again='busy', content_filter=None if text else 'row').get(reason)
+    if kind: raise _Fault(f'finish_reason {_word(choice)}', kind)
+    if None in (read, written): tell('answers do not say how many tokens they took; the numbers stay unknown', 'usage')
+    if message.get('tool_calls'): tell(f'{request.id}: a call of a tool, in the place of an answer', 'tool')
+    elif not text: tell(f'{request.id}: an answer without text' + ', only thoughts'*any(map(message.get, _ASIDE)), '-')
+    model = str(body.get('model') or engine.name)
+    if model != engine.name: tell(f'answers come from {model[:100]!r}', f'model {model}')
     return Completion(text, reason, read, written, cached, seconds, row.key)
 
 # %% ../nbs/03_generate.ipynb #openai-once
@@ -1028,32 +1044,40 @@ def _asked_to_wait(headers:dict, text:str) -> float|None: # seconds
         try: wait = float(headers.get(name))*unit
         except (TypeError, ValueError): continue
         return wait if 0 < wait < math.inf else None
-    try: return max((parsedate_to_datetime(headers['retry-after']) - datetime.now(timezone.utc)).total_seconds(), 0) or None
+    try: return max(parsedate_to_datetime(headers['retry-after']).timestamp() - time.time(), 0) or None
     except (KeyError, TypeError, ValueError): pass
-    said = re.search(r'(?:try again|retry|reset) (?:in|after) (?:(\d+) ?m(?:in\w*)? ?)?(\d+\.?\d*) ?s|"retryDelay": ?"(\d+\.?\d*)s"', text)
+    said = re.search(r'(?:try again|retry|reset) (?:in|after) (?:(\d+) ?m(?:in\w*)? ?)?(\d+\.?\d*) ?s|'
+                     r'"retryDelay": ?"(\d+\.?\d*)s"', text)
     return float(said[1] or 0)*60 + float(said[2] or said[3]) or None if said else None
+
+def _parsed(text:str, otherwise):
+    "What JSON says; `otherwise` if it is none"
+    try: return json.loads(text)
+    except ValueError: return otherwise
 
 async def _once(client, engine:'OpenAIEngine', request:Request, sent:dict) -> tuple[dict, dict]:
     "The body of an answer, and the choice in it; raises _Fault for whatever is no completion"
     import openai
     tries, limit = engine.cfg.max_retries + 1, engine.cfg.timeout
-    nonsense = f'{tries} answers in a row that are not completions'
     try:
         async with asyncio.timeout(limit):
-            came = await client.chat.completions.with_raw_response.create(model=engine.name, messages=request.messages, extra_body=sent)
-        return (body := json.loads(came.content)), _choice(body, nonsense, engine.answered)
+            ask = client.chat.completions.with_raw_response.create
+            came = await ask(model=engine.name, messages=request.messages, extra_body=sent)
     except (TimeoutError, openai.APITimeoutError):
-        raise _Fault(f'timeout: {tries} x {limit:g} s without an answer; set a longer one, or fewer tokens', 'busy') from None
+        why = f'timeout: {tries} x {limit:g} s without an answer; set a longer one, or fewer tokens'
+        raise _Fault(why, 'busy') from None
     except openai.APIStatusError as e:
-        said = e.response.text
-        try: said = json.loads(said)
-        except ValueError: pass   # a text or a page
-        status, words = e.status_code, _words(said) or e.response.reason_phrase
-        raise _Fault(f'{status}: {words}', _blame(status, words, engine.answered), _asked_to_wait(e.response.headers, e.response.text)) from None
+        status, text, headers = e.status_code, e.response.text, e.response.headers
+        words = _words(_parsed(text, text)) or e.response.reason_phrase
+        kind = _blame(status, words, engine.answered)
+        raise _Fault(f'{status}: {words}', kind, _asked_to_wait(headers, text)) from None
     except openai.APIConnectionError as e:
-        away = type(e.__cause__).__name__ in ('ConnectError', 'ProxyError', 'UnsupportedProtocol')   # or it hung up
-        raise _Fault(f'no answer from {client.base_url} ({e.__cause__!r}); is the server up?', 'away' if away else 'busy') from None
-    except ValueError: raise _Fault(f'{nonsense} ({came.text[:100]!r})', 'busy') from None
+        cause = type(e.__cause__).__name__
+        kind = 'away' if cause in ('ConnectError', 'ProxyError', 'UnsupportedProtocol') else 'busy'   # it hung up
+        raise _Fault(f'no answer from {client.base_url} ({cause}); is the server up?', kind) from None
+    body = _parsed(came.content.decode(errors='replace'), None)
+    shown = came.text[:100] if body is None else json.dumps(body)[:100]
+    return body, _choice(body, f'{tries} answers in a row that are not completions ({shown})', engine.answered)
 
 # %% ../nbs/03_generate.ipynb #openai-pause
 async def _pause(engine:'OpenAIEngine', server:_Server, fault:_Fault, tries:int):
@@ -1062,7 +1086,7 @@ async def _pause(engine:'OpenAIEngine', server:_Server, fault:_Fault, tries:int)
     if wait > engine.cfg.max_wait:
         raise _Fault(f'{fault}; it asks to wait {wait:.0f} s, and max_wait is {engine.cfg.max_wait:g}', 'all')
     if wait > 30 and now > server.told:
-        print(f'{engine.who}: {server.address} asks to wait {wait:.0f} s: {fault}', file=sys.stderr)
+        engine.tell(f'{server.address} asks to wait {wait:.0f} s: {fault}')
         server.told = now + wait
     await asyncio.sleep(wait)
 
@@ -1084,10 +1108,12 @@ async def _ask(client, engine:'OpenAIEngine', server:_Server, row:'_Row') -> Com
         sent = _settings(engine, server, row.request, omitted)
         try: answer = await _try(client, engine, server, row, sent, tries == engine.cfg.max_retries)
         except _Fault as fault:
-            if fault.kind in ('unclear', 'busy') and (name := _unwanted(str(fault), sent)): omitted |= _leave_out(engine, server, name, str(fault)); continue
+            name = _unwanted(str(fault), sent) if fault.kind in ('unclear', 'busy') else None
+            if name: omitted |= _leave_out(engine, server, name, str(fault)); continue
             if fault.kind not in ('busy', 'away'): raise
             if (tries := tries + 1) > engine.cfg.max_retries:
-                fault.kind = 'all' if fault.kind == 'away' and server.answered < start else 'failed'   # others get through: it is the row
+                others = server.answered > start   # get through, so it is the row
+                fault.kind = 'all' if fault.kind == 'away' and not others else 'failed'
                 raise
             await _pause(engine, server, fault, tries)
         else:
@@ -1124,36 +1150,41 @@ class _Pile:
         if fault.kind != 'all': row.faults[server.address] = fault
         server.faults += fault.kind == 'failed' or fault.kind == 'unclear' and not self.engine.answered
         self.waiting.append(row)
-        if fault.kind == 'all' or server.faults >= max(8, self.engine.cfg.concurrency): self._strike_off(server, fault)
+        many = max(8 if fault.kind == 'failed' else 32, self.engine.cfg.concurrency)
+        if fault.kind == 'all' or server.faults >= many: self._strike_off(server, fault)
         for row in [r for r in self.waiting if self.up <= r.faults.keys()]:
             self.waiting.remove(row)
             self.done.put(_leave_row_out(self.engine, row))
 
     def _strike_off(self, server:_Server, why:_Fault):
         if self.up == {server.address}: raise CgdError(f'{self.engine.who}: {why}; answers up to here are kept')
-        if server.address in self.up: print(f'{self.engine.who}: {server.address}: {why}; the other servers go on', file=sys.stderr)
+        if server.address in self.up: self.engine.tell(f'{server.address}: {why}; the other servers go on')
         self.up.discard(server.address)
 
 # %% ../nbs/03_generate.ipynb #openai-left-out
 def _leave_row_out(engine:OpenAIEngine, row:_Row) -> Completion:
     "The empty completion of a row that no server answers, which is named with their words"
-    fault, name = [*row.faults.values()][-1], row.request.id + (f' (sample {row.request.sample})' if row.request.sample else '')
+    name = row.request.id + f' (sample {row.request.sample})'*bool(row.request.sample)
+    kinds, fault = {f.kind for f in row.faults.values()}, [*row.faults.values()][-1]
     if fault.kind in ('failed', 'unclear'): engine.doubt = engine.doubt or fault
-    words, names = engine.left_out.setdefault(re.sub(r'\d+', '#', str(fault)), (str(fault), []))
+    _, names = engine.left_out.setdefault(re.sub(r'\d+', '#', str(fault)), (str(fault), []))
     names.append(name)
-    if len(names) <= 10: print(f'{engine.who}: {name} is left out: {fault}', file=sys.stderr)
-    return Completion('', 'too_long' if all(f.kind == 'long' for f in row.faults.values()) else 'refused', 0, 0, key=row.key)
+    if len(names) <= 10: engine.tell(f'{name} is left out: {fault}')
+    return Completion('', 'too_long' if kinds == {'long'} else 'refused', 0, 0, key=row.key)
 
 def _name_the_rest(engine:OpenAIEngine):
     "Of many rows left out alike, those that have not been named"
     for words, names in engine.left_out.values():
-        if more := names[10:]: print(f'{engine.who}: {len(more)} more are left out ({words}): {", ".join(more[:100])}' + ', ...'*(len(more) > 100), file=sys.stderr)
+        more = names[10:]
+        some = ', '.join(more[:100]) + ', ...'*(len(more) > 100)
+        if more: engine.tell(f'{len(more)} more are left out ({words}): {some}')
 
 # %% ../nbs/03_generate.ipynb #openai-servers
 async def _work_off(client, server:_Server, pile:_Pile):
     "Ask one server for what waits, until it has gone"
     while server.address in pile.up:
-        if not (row := pile.take(server)): await asyncio.sleep(.05); continue   # a server that goes may yet give its rows back
+        row = pile.take(server)
+        if not row: await asyncio.sleep(.05); continue   # a server that goes may yet give its rows back
         try: pile.settle(server, await _ask(client, pile.engine, server, row))
         except _Fault as fault: pile.put_back(server, row, fault)
 
@@ -1167,13 +1198,15 @@ async def _ask_all(engine:OpenAIEngine, missing:dict[str, Request], done:queue.S
     try:
         import openai
         async with contextlib.AsyncExitStack() as stack:
-            clients = [(await stack.enter_async_context(openai.AsyncOpenAI(base_url=a, api_key=key, max_retries=0, timeout=engine.cfg.timeout)), s)
-                       for a, s in engine.servers.items()]
+            how = dict(api_key=key, max_retries=0, timeout=engine.cfg.timeout)
+            clients = [(await stack.enter_async_context(openai.AsyncOpenAI(base_url=address, **how)), server)
+                       for address, server in engine.servers.items()]
             async with asyncio.TaskGroup() as group:
                 group.create_task(_until_stopped(stop))
                 for client, server in clients*engine.cfg.concurrency: group.create_task(_work_off(client, server, pile))
     except BaseExceptionGroup as faults: done.put(faults.exceptions[0])
-    except Exception as e: done.put(CgdError(_hide_key(f'{engine.who}: its client cannot be set up: {type(e).__name__}: {e}')))
+    except Exception as e:
+        done.put(CgdError(_hide_key(f'{engine.who}: its client cannot be set up: {type(e).__name__}: {e}')))
 
 # %% ../nbs/03_generate.ipynb #recorded-engine
 class RecordedEngine(Engine):
@@ -1207,8 +1240,7 @@ class RecordedEngine(Engine):
         if not self.cfg.live: raise CgdError(f'{self.file}: to record, name an engine to ask: open_engine({self.spec!r}, live=...)')
         with tempfile.TemporaryDirectory() as folder, Store(Path(folder)/'new.sqlite') as store, open_engine(self.cfg.live) as live:
             for request, new in zip(unknown, complete(live, unknown, store)):
-                if new.finish_reason == 'refused': raise CgdError(f'{self.file}: {request.id} was refused, so there is nothing to record')
-                if new.finish_reason == 'refused': raise CgdError(f'{self.file}: {request.id} was refused, so there is nothing to record')
+                if new.finish_reason == 'refused': raise CgdError(f'{self.file}: {request.id} was refused')
                 row = dict(asked=json.loads(json.dumps(request.asked())), **vars(new))
                 self.rows[content_hash(row['asked'])] = {k: v for k, v in row.items() if k not in ('seconds', 'key')}
         write_table([row for _, row in sorted(self.rows.items())], self.file)

@@ -243,14 +243,15 @@ def readable(
     "Leave out what the student could not read, and say so"
     for t in traces:
         if t['draft_finish'] == 'too_long': print(f'left out: {t["problem_id"]}: its prompt is longer than the context of {t["student"]}', file=sys.stderr)
-    return [t for t in traces if t['draft_finish'] not in ('too_long', 'refused')]   # the engine has named those refused
+    return [t for t in traces if t['draft_finish'] not in ('too_long', 'refused')]   # the engine has named the latter
 
 def fitting(
     traces:list[dict] # drafts
 ) -> list[dict]:      # see `readable`
     "What the student could read; raises CgdError if that is nothing"
     fit = readable(traces)
-    if not fit and any(t['draft_finish'] == 'refused' for t in traces): raise CgdError('no draft: the server of the student refused every prompt that fits; its words stand above')
+    if not fit and any(t['draft_finish'] == 'refused' for t in traces):
+        raise CgdError('no draft: the server of the student refused every prompt that fits; its words stand above')
     if not fit: raise CgdError('no prompt fits the context of the student; use one with a longer context')
     return fit
 
@@ -318,7 +319,7 @@ def tune_all(
 
 # %% ../nbs/11_pipeline.ipynb #keep-config
 _WHERE = ('name', 'folder', 'store', 'allow_code', 'adapters', 'cluster')   # where a run is kept, and what it may do
-_OF_ENGINE = ('dtype', 'max_model_len', 'adapter', 'quantization', 'keep_thoughts', 'served_as', 'omit')   # what of an engine decides its texts
+_OF_ENGINE = ('dtype', 'max_model_len', 'adapter', 'quantization', 'keep_thoughts', 'served_as', 'omit')   # decide texts
 
 def _vouched(spec:str, engine:EngineConfig) -> str: return spec.rpartition('@')[0] if engine.served_as and spec.startswith('openai:') else spec
 
@@ -800,7 +801,9 @@ def score_table(
     for r in scores:
         marks = graders_in(r)[:2]
         alike[tuple(marks)].append({'benchmark': r['benchmark'], 'method': r['method'], 'n': r['n'], **{f'{GRADER_NAMES.get(g, g)} %': _range(r, g) for g in marks},
-                                    'in format %': f'{100 * r["in_format"]:.0f}', 'tokens': '' if r['mean_tokens'] is None else f'{r["mean_tokens"]:.0f}', 'cut %': f'{100 * r["truncated"]:.0f}',
+                                    'in format %': f'{100 * r["in_format"]:.0f}',
+                                    'tokens': '' if r['mean_tokens'] is None else f'{r["mean_tokens"]:.0f}',
+                                    'cut %': f'{100 * r["truncated"]:.0f}',
                                     'detectable': '' if r['detectable'] is None or r['detectable'] != r['detectable'] else f'+{100 * r["detectable"]:.0f}'})
     return '\n\n'.join(pd.DataFrame(rows).to_string(index=False) for rows in alike.values())
 

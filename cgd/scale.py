@@ -60,6 +60,9 @@ def problem_portions(
     if rows: yield rows
 
 # %% ../nbs/14_scale.ipynb #parts
+def _refused(rows:list[dict]) -> bool:
+    return any(v == 'refused' for r in rows for k, v in r.items() if k.endswith('_finish'))
+
 def in_parts(
     portions:Iterable[list[dict]], # rows, a portion at a time
     work:Callable,     # a portion -> rows of the new table
@@ -71,8 +74,9 @@ def in_parts(
     for number, rows in enumerate(portions):
         part, inputs = Path(out, f'part-{number:05}.parquet'), content_hash(made_from, rows)
         if not is_current(part, inputs):
-            write_table(work(rows), part)
-            mark_current(part, inputs)
+            made = work(rows)
+            write_table(made, part)
+            if not _refused(made): mark_current(part, inputs)   # or else it is made again at the next start
         parts.append(part)
     if left := sorted({*map(str, Path(out).glob('part-*.parquet'))} - {*map(str, parts)}):
         raise CgdError(f'{left[0]}: left from a longer table; delete {out}, or name another folder')
@@ -95,7 +99,9 @@ def draft_parts(
     out:str|Path      # folder
 ) -> list[Path]:      # parts of the trace table, up to its drafts
     "Drafts in parts, less those whose prompt the student cannot read"
-    def work(rows): return readable(draft(rows, engine, store, cfg))
+    def work(rows):
+        made = draft(rows, engine, store, cfg)
+        return readable(made) + [t for t in made if t['draft_finish'] == 'refused']   # for the next start; no teacher sees them
     return in_parts(problems, work, out, [engine.identity, cfg.model_dump()])
 
 def teach_parts(
@@ -299,7 +305,7 @@ def measured_rates(
 ) -> Rates:              # per GPU, loading left out
     "Rates from what was generated; raises CgdError if nothing was"
     counts = [(s['prompt_tokens'], s['completion_tokens']) for s in sessions]
-    if any(None in c for c in counts): raise CgdError('sessions: their server does not count tokens, so they tell no rate')
+    if None in sum(counts, ()): raise CgdError('sessions: their server does not count tokens, so they tell no rate')
     read, written = map(sum, zip(*counts)) if counts else (0, 0)
     seconds = sum(s['seconds'] - s['load_seconds'] for s in sessions)
     if not written or seconds <= 0: raise CgdError('sessions: nothing was generated in them, so they tell no rate')

@@ -750,7 +750,8 @@ def _put_to(
     "Ask a teacher about the rows that have all it needs; the others get an empty completion, and cost nothing"
     asked = [row for row in rows if there(row)]
     if left := [row['row_id'] for row in rows if not there(row)]:
-        print(f'{ask.__name__}: left out {len(left)} of {len(rows)} rows without a {lacking}: {", ".join(left[:5])}' + ', ...'*(len(left) > 5), file=sys.stderr)
+        some = ', '.join(left[:5]) + ', ...'*(len(left) > 5)
+        print(f'{ask.__name__}: left out {len(left)} of {len(rows)} rows without a {lacking}: {some}', file=sys.stderr)
     came = iter(ask(asked, store))
     return [next(came) if there(row) else Completion('', f'no {lacking}', 0, 0) for row in rows]
 
@@ -763,9 +764,11 @@ def critique(
     _require(traces, ('prompt', 'draft', 'student'), 'critique')
     rows = [dict(row, teacher=teacher.name, preset=teacher.preset,
                  row_id=content_hash(row['problem_id'], row['sample'], row['student'], teacher.name, teacher.preset)) for row in traces]
+    def drafted(row): return row.get('draft_finish') not in ('too_long', 'refused')
+    done = _put_to(teacher.critique, rows, store, 'draft', drafted)
     return [dict(row, critique=c.text, critique_finish=c.finish_reason, critique_tokens=c.completion_tokens, critique_key=c.key,
                  verdict=parse_verdict(c.text, row['draft']) if c.finish_reason == 'stop' else 'unparsed')
-            for row, c in zip(rows, _put_to(teacher.critique, rows, store, 'draft', lambda row: row.get('draft_finish') not in ('too_long', 'refused')))]
+            for row, c in zip(rows, done)]
 
 # %% ../nbs/05_teacher.ipynb #refine-stage
 def refine(
