@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 from .core import CgdError, read_table, write_atomic
-from .evaluate import crossed_mean, graders_in, mean_interval
+from .evaluate import crossed_mean, graders_in, mean_interval, sum_known
 from .grade import to_number
 from .rivals import RIVALS, split_method
 from .teacher import ReferenceTeacher, read_equations, split_sentences
@@ -540,11 +540,6 @@ def _lines(sessions:list[dict], trainings:dict, student:Shape, teachers:dict) ->
                           flops=training_flops(t, student)['total'], seconds=t['seconds']))
     return lines
 
-def _sum_known(values) -> float|None:
-    "The sum; None if a part of it is not known"
-    values = list(values)
-    return None if None in values else sum(values)
-
 def ledger(
     sessions:list[dict],      # of the run's store: stage, model, requests, tokens, seconds
     trainings:dict[str, dict], # method -> its train.json
@@ -557,11 +552,10 @@ def ledger(
     for line in _lines(sessions, trainings, student, teachers): groups[line['method'], line['stage'], line['who']].append(line)
     rows = []
     for (method, stage, who), some in groups.items():
-        flops = None if any(s['flops'] is None for s in some) else sum(s['flops'] for s in some)
         counted = 'requests', 'prompt_tokens', 'completion_tokens', 'seconds'
-        total = {k: _sum_known(s[k] for s in some) for k in counted}
+        total = {k: sum_known(s[k] for s in some) for k in counted}
         rows.append(dict(method=method, stage=stage, who=who, **{k: total[k] for k in ('requests', 'prompt_tokens', 'completion_tokens')},
-                         flops=_sum_known(s['flops'] for s in some), seconds=total['seconds'],
+                         flops=sum_known(s['flops'] for s in some), seconds=total['seconds'],
                          gpu_hours=gpus*total['seconds']/3600))
     return sorted(rows, key=lambda r: (r['method'], [*_SHARED, 'train', 'evaluate'].index(r['stage']) if r['stage'] in (*_SHARED, 'train', 'evaluate') else 9))
 

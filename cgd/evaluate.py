@@ -8,7 +8,7 @@ __all__ = ['READINGS', 'GRADER_NAMES', 'EvalConfig', 'ask', 'regrade', 'grade_re
            'maj_at_k', 'wilson', 'mcnemar_power', 'detectable', 'by_problem', 'resampled_means', 'resampled',
            'share_interval', 'mean_interval', 'summarise', 'at_k', 'at_k_table', 'answer_lengths', 'mcnemar',
            'newcombe', 'pair_up', 'compare', 'paired_bootstrap', 'two_sided', 'holm', 'crossed_mean', 'crossed',
-           'self_refine', 'within_budget', 'majority', 'best_of_k', 'confidence', 'at_budget']
+           'sum_known', 'self_refine', 'within_budget', 'majority', 'best_of_k', 'confidence', 'at_budget']
 
 # %% ../nbs/08_evaluate.ipynb #imports
 import math, sys
@@ -489,7 +489,9 @@ def _go_on(engine:Engine, records:list[dict], prompts:list[str], cfg:EvalConfig,
     requests = [sample_requests(r['id'], [dict(role='user', content=prompt)], cfg)[r['sample']] for r, prompt in zip(records, prompts)]
     return complete(engine, requests, store, stage)
 
-def _sum_known(values) -> int|None:
+def sum_known(
+    values # numbers, None where one is not known
+) -> float|None:
     "The sum; None if a part of it is not known"
     values = list(values)
     return None if None in values else sum(values)
@@ -518,7 +520,7 @@ def self_refine(
         shown = [dict(p, critique=final_part(c.text)) for p, c in zip(shown, critiques)]
         answers = _go_on(engine, now, [VIEWS['cgd'].prompt(p) for p in shown], cfg, store, 'self-refine')
         tables.append(_graded(problems, [dict(r, completion=a.text, finish_reason=a.finish_reason, completion_tokens=a.completion_tokens, key=a.key, critique=c.text,
-                                  spent=_sum_known([r['spent'], c.completion_tokens, a.completion_tokens]))
+                                  spent=sum_known([r['spent'], c.completion_tokens, a.completion_tokens]))
                                   for r, c, a in zip(now, critiques, answers)], allow_code))
     return tables
 
@@ -536,7 +538,7 @@ def within_budget(
     return kept
 
 def _together(rows:list[dict], chosen:dict) -> dict:
-    return dict(chosen, samples=len(rows), spent=_sum_known(r['completion_tokens'] for r in rows))
+    return dict(chosen, samples=len(rows), spent=sum_known(r['completion_tokens'] for r in rows))
 
 def majority(
     records:list[dict],  # several samples a problem
@@ -575,5 +577,7 @@ def at_budget(
     for name, records in strategies.items():
         right, low, high = mean_interval(list(by_problem(records, grader).values()))
         gap = compare(records, first, grader)
-        rows.append(dict(strategy=name, n=gap['n'], tokens=mean(r['spent'] for r in records), right=right, low=low, high=high, difference=gap['difference'], p=gap['p']))
+        tokens = _mean_known(r['spent'] for r in records)
+        rows.append(dict(strategy=name, n=gap['n'], tokens=tokens, right=right, low=low, high=high,
+                         difference=gap['difference'], p=gap['p']))
     return rows

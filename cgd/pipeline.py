@@ -319,7 +319,7 @@ def tune_all(
 
 # %% ../nbs/11_pipeline.ipynb #keep-config
 _WHERE = ('name', 'folder', 'store', 'allow_code', 'adapters', 'cluster')   # where a run is kept, and what it may do
-_OF_ENGINE = ('dtype', 'max_model_len', 'adapter', 'quantization', 'keep_thoughts', 'served_as', 'omit')   # decide texts
+_OF_ENGINE = ('dtype', 'max_model_len', 'adapter', 'quantization', 'keep_thoughts', 'served_as', 'omit')
 
 def _vouched(spec:str, engine:EngineConfig) -> str: return spec.rpartition('@')[0] if engine.served_as and spec.startswith('openai:') else spec
 

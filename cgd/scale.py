@@ -101,7 +101,7 @@ def draft_parts(
     "Drafts in parts, less those whose prompt the student cannot read"
     def work(rows):
         made = draft(rows, engine, store, cfg)
-        return readable(made) + [t for t in made if t['draft_finish'] == 'refused']   # for the next start; no teacher sees them
+        return readable(made) + [t for t in made if t['draft_finish'] == 'refused']   # for the next start
     return in_parts(problems, work, out, [engine.identity, cfg.model_dump()])
 
 def teach_parts(
