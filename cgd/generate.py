@@ -830,7 +830,7 @@ class OpenAIEngine(Engine):
 
     def sent(self, key:str, request:Request) -> Request:
         "A request as it was sent: None for a setting that the server does not take"
-        return dataclasses.replace(request, **dict.fromkeys(self.unsent.get(key, ())))
+        return dataclasses.replace(request, **dict.fromkeys(self.unsent.pop(key, ())))
 
     def run(self, missing:dict[str, Request]) -> Iterator[Completion]:
         "Completions as they come in"
@@ -869,14 +869,16 @@ class _Fault(CgdError):
         self.kind, self.wait = kind, wait   # kind: see `_blame`; wait: seconds that the server asks for
 
 def _hide_key(text:str) -> str:
-    key = os.environ.get('OPENAI_API_KEY')
+    key = _key()
     return text.replace(key, '[key]') if key else text
 
+def _key() -> str: return os.environ.get('OPENAI_API_KEY', '').strip()
+
 _SAYS = ('message', 'msg', 'error', 'errors', 'detail', 'error_description', 'status_msg', 'base_resp', 'reason',
-         'reasons', 'title', 'code', 'type', 'status', 'param', 'loc', 'innererror', 'metadata', 'raw')   # no prompt
+         'reasons', 'title', 'description', 'code', 'type', 'status', 'param', 'loc', 'innererror', 'metadata', 'raw')
 
 def _words(body) -> str:
-    "What a server says in the body of an error, of whatever shape"
+    "What a server says in the body of an error, of whatever shape; not where it repeats the prompt"
     if isinstance(body, dict): parts = [_words(body[k]) for k in _SAYS if k in body] or [json.dumps(body)]
     elif isinstance(body, list): parts = map(_words, body[:5])
     elif isinstance(body, str) and re.match(r'\s*<[!h]', body, re.I): parts = [re.sub(r'<[^>]*>', ' ', body)]   # a page
@@ -884,8 +886,8 @@ def _words(body) -> str:
     return ', '.join(dict.fromkeys(' '.join(p.split()) for p in parts if p))[:400]
 
 # %% ../nbs/03_generate.ipynb #openai-blame
-_OF_ALL = re.compile(r'insufficient[ _](?:quota|balance|credits?|funds)|credit balance|exceeded_current_quota|'
-                     r'billing_(?:not|hard)|arrearage|payment required|api[ _-]?key', re.I)
+_CREDIT = re.compile(r'insufficient[ _](?:quota|balance|credits?|funds)|credit balance|exceeded_current_quota|'
+                     r'billing_(?:not|hard)|arrearage|payment required', re.I)
 _MODEL = re.compile(r'model[ _]not[ _](?:found|exist)|(?:invalid|unknown|no such) model\b|not a valid model|'
                     r'model\b.{0,80}?(?:not exist|not found|not available|decommissioned|no longer)', re.I)
 _LONG = re.compile(r'context[ _-]?(?:length|size|window|limit)|n_ctx|string_above_max|string too long|'
@@ -895,7 +897,7 @@ _LONG = re.compile(r'context[ _-]?(?:length|size|window|limit)|n_ctx|string_abov
                    r'(?:exceeds?|(?:longer|larger|fewer|less) than)\b.{0,40}(?:token|length|context|max))', re.I)
 _FILTERED = re.compile(r'content[ _-]?(?:filter|polic|management|moderat|exists risk)|responsible.?ai|moderat|flagged|'
                        r'safety|polic(?:y|ies)|inappropriate|data_inspection|sensitive|prohibited|guardrail|jailbreak|'
-                       r'harmful', re.I)
+                       r'harmful|unsafe', re.I)
 
 def _blame(
     status:int,   # of HTTP; 200 for an error in the place of an answer
@@ -903,11 +905,13 @@ def _blame(
     answered:bool # whether it has answered anything yet
 ) -> str:         # see above
     "Whose fault it is that there is no answer"
-    if status in (401, 402) or status < 500 and _OF_ALL.search(words): return 'all'
+    if status in (401, 402) or status < 500 and _CREDIT.search(words): return 'all'
     if status == 429: return 'busy'
+    if status < 500 and re.search('api[ _-]?key', words, re.I): return 'all'
     if status == 413 or _LONG.search(words): return 'long'
     if status < 500 and _FILTERED.search(words): return 'row'
-    if status in (403, 404) or status < 500 and _MODEL.search(words): return 'unclear' if answered else 'all'
+    if status == 403: return 'unclear' if answered else 'all'   # a firewall that dislikes one prompt, or the key
+    if status == 404 or status < 500 and _MODEL.search(words): return 'busy' if answered else 'all'
     return 'busy' if status >= 498 or status in (200, 408, 409, 424, 425) else 'unclear'
 
 # %% ../nbs/03_generate.ipynb #openai-settings
@@ -1031,7 +1035,7 @@ def _read_answer(engine:'OpenAIEngine', row:'_Row', body:dict, choice:dict, seco
     kind = dict(again='busy', content_filter=None if text else 'row').get(reason)
     if kind: raise _Fault(f'finish_reason {_word(choice)}', kind)
     if None in (read, written): tell('answers do not say how many tokens they took; the numbers stay unknown', 'usage')
-    if message.get('tool_calls'): tell(f'{request.id}: a call of a tool, in the place of an answer', 'tool')
+    if any(map(message.get, ('tool_calls', 'function_call'))): tell(f'{request.id}: a call of a tool', 'tool')
     elif not text: tell(f'{request.id}: an answer without text' + ', only thoughts'*any(map(message.get, _ASIDE)), '-')
     model = str(body.get('model') or engine.name)
     if model != engine.name: tell(f'answers come from {model[:100]!r}', f'model {model}')
@@ -1194,8 +1198,9 @@ async def _until_stopped(stop:threading.Event):
 
 async def _ask_all(engine:OpenAIEngine, missing:dict[str, Request], done:queue.SimpleQueue, stop:threading.Event):
     "Put a completion of each request, or what went wrong, into `done`"
-    pile, key = _Pile(engine, missing, done), os.environ.get('OPENAI_API_KEY') or 'none'
+    pile, key = _Pile(engine, missing, done), _key() or 'none'
     try:
+        if not (key.isascii() and key.isprintable()): raise ValueError('OPENAI_API_KEY has characters that no key has')
         import openai
         async with contextlib.AsyncExitStack() as stack:
             how = dict(api_key=key, max_retries=0, timeout=engine.cfg.timeout)
