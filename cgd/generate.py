@@ -1036,7 +1036,9 @@ def _read_answer(engine:'OpenAIEngine', row:'_Row', body:dict, choice:dict, seco
     if kind: raise _Fault(f'finish_reason {_word(choice)}', kind)
     if None in (read, written): tell('answers do not say how many tokens they took; the numbers stay unknown', 'usage')
     if any(map(message.get, ('tool_calls', 'function_call'))): tell(f'{request.id}: a call of a tool', 'tool')
-    elif not text: tell(f'{request.id}: an answer without text' + ', only thoughts'*any(map(message.get, _ASIDE)), '-')
+    elif not text:
+        lacks = 'an answer without text' + ', only thoughts'*any(map(message.get, _ASIDE))
+        tell(f'{request.id}: {lacks}', lacks)
     model = str(body.get('model') or engine.name)
     if model != engine.name: tell(f'answers come from {model[:100]!r}', f'model {model}')
     return Completion(text, reason, read, written, cached, seconds, row.key)
