@@ -1109,7 +1109,7 @@ async def _try(client, engine:'OpenAIEngine', server:_Server, row:'_Row', sent:d
 
 async def _ask(client, engine:'OpenAIEngine', server:_Server, row:'_Row') -> Completion:
     "One answer, tried for as often as may help; raises _Fault"
-    start, tries, omitted = time.perf_counter(), 0, {*server.omitted}
+    start, tries, omitted, last = time.perf_counter(), 0, {*server.omitted}, server.answered
     while True:
         sent = _settings(engine, server, row.request, omitted)
         try: answer = await _try(client, engine, server, row, sent, tries == engine.cfg.max_retries)
@@ -1117,7 +1117,9 @@ async def _ask(client, engine:'OpenAIEngine', server:_Server, row:'_Row') -> Com
             name = _unwanted(str(fault), sent) if fault.kind in ('unclear', 'busy') else None
             if name: omitted |= _leave_out(engine, server, name, str(fault)); continue
             if fault.kind not in ('busy', 'away'): raise
-            if (tries := tries + 1) > engine.cfg.max_retries:
+            if not (fault.wait and server.answered > last): tries += 1   # or others get through, and its turn will come
+            last = server.answered
+            if tries > engine.cfg.max_retries:
                 others = server.answered > start   # get through, so it is the row
                 fault.kind = 'all' if fault.kind == 'away' and not others else 'failed'
                 raise
@@ -1139,6 +1141,7 @@ class _Pile:
     def __init__(self, engine:OpenAIEngine, missing:dict[str, Request], done:queue.SimpleQueue):
         self.engine, self.done, self.up = engine, done, set(engine.addresses)
         self.waiting = deque(_Row(key, request) for key, request in missing.items())
+        for server in engine.servers.values(): server.faults = 0
 
     def take(self, server:_Server) -> _Row|None:
         "A row for a server"
@@ -1170,7 +1173,7 @@ class _Pile:
 # %% ../nbs/03_generate.ipynb #openai-left-out
 def _leave_row_out(engine:OpenAIEngine, row:_Row) -> Completion:
     "The empty completion of a row that no server answers, which is named with their words"
-    name = row.request.id + f' (sample {row.request.sample})'*bool(row.request.sample)
+    name = f'{row.request.id}' + f' (sample {row.request.sample})'*bool(row.request.sample)
     kinds, fault = {f.kind for f in row.faults.values()}, [*row.faults.values()][-1]
     if fault.kind in ('failed', 'unclear'): engine.doubt = engine.doubt or fault
     _, names = engine.left_out.setdefault(re.sub(r'\d+', '#', str(fault)), (str(fault), []))
