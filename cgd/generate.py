@@ -906,7 +906,7 @@ def _blame(
 ) -> str:         # see above
     "Whose fault it is that there is no answer"
     if status in (401, 402) or status < 500 and _CREDIT.search(words): return 'all'
-    if status == 429: return 'busy'
+    if status == 429 or status < 500 and re.search('rate.?limit|too many requests|throttl', words, re.I): return 'busy'
     if status < 500 and re.search('api[ _-]?key', words, re.I): return 'all'
     if status == 413 or _LONG.search(words): return 'long'
     if status < 500 and _FILTERED.search(words): return 'row'
