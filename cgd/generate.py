@@ -518,9 +518,9 @@ class EngineConfig(Config):
     concurrency:PositiveInt=32          # endpoint: requests in flight, at each server
     served_as:str|None=None             # endpoint: a name for what is served, e.g. llama-70b-awq, by which completions are found again when the address has changed
     max_retries:int=Field(8, ge=0)      # endpoint: tries after the first
-    timeout:float=Field(600., gt=0)     # endpoint: seconds that one answer may take
     max_wait:float=Field(3600., gt=0)   # endpoint: seconds that a server may ask us to wait before the next try
     omit:tuple[Literal['temperature', 'top_p', 'max_tokens', 'stop', 'seed'], ...]=() # endpoint: what not to send
+    timeout:float=Field(600., gt=0)     # endpoint: seconds to wait for one answer
     keep_thoughts:bool=False            # keep the special tokens that mark a model's thoughts (s1, gpt-oss, Mistral; <think> that its template opens), which decoding drops
     in_process:bool=False               # hold the model in this process, not in one of its own
     live:str|None=None                  # recorded: the engine that is asked when recording
