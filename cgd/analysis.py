@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 from .core import CgdError, read_table, write_atomic
-from .evaluate import crossed_mean, graders_in, mean_interval
+from .evaluate import crossed_mean, graders_in, mean_interval, sum_known
 from .grade import to_number
 from .rivals import RIVALS, split_method
 from .teacher import ReferenceTeacher, read_equations, split_sentences
@@ -524,7 +524,7 @@ def session_flops(
 ) -> float|None:     # None: not known
     "Operations of one session"
     if session['model'] == ReferenceTeacher.name: return 0.
-    if shape is None: return None
+    if shape is None or None in (session['prompt_tokens'], session['completion_tokens']): return None
     tokens, cached = session['prompt_tokens'] + session['completion_tokens'], session.get('cached_tokens') or 0
     return forward_flops(shape, tokens - cached, attended(session['requests'], tokens, cached))
 
@@ -552,10 +552,11 @@ def ledger(
     for line in _lines(sessions, trainings, student, teachers): groups[line['method'], line['stage'], line['who']].append(line)
     rows = []
     for (method, stage, who), some in groups.items():
-        flops = None if any(s['flops'] is None for s in some) else sum(s['flops'] for s in some)
-        total = {k: sum(s[k] for s in some) for k in ('requests', 'prompt_tokens', 'completion_tokens', 'seconds')}
+        counted = 'requests', 'prompt_tokens', 'completion_tokens', 'seconds'
+        total = {k: sum_known(s[k] for s in some) for k in counted}
         rows.append(dict(method=method, stage=stage, who=who, **{k: total[k] for k in ('requests', 'prompt_tokens', 'completion_tokens')},
-                         flops=flops, seconds=total['seconds'], gpu_hours=gpus*total['seconds']/3600))
+                         flops=sum_known(s['flops'] for s in some), seconds=total['seconds'],
+                         gpu_hours=gpus*total['seconds']/3600))
     return sorted(rows, key=lambda r: (r['method'], [*_SHARED, 'train', 'evaluate'].index(r['stage']) if r['stage'] in (*_SHARED, 'train', 'evaluate') else 9))
 
 # %% ../nbs/09_analysis.ipynb #method-costs

@@ -134,7 +134,11 @@ def store_command(
         if action == 'export': return f'{export(store, files[0])} rows to {files[0]}'
         if action == 'merge': return '\n'.join('{shard}: {added} rows added, {known} known already, {lost} damaged'.format(**row) for row in merge(store, files))
         if action == 'prune': return f'{prune(store, stage, model)} rows deleted, {len(store)} left'
-        lines = [f'{r["rows"]:>9} rows {r["bytes"] / 1e6:9.1f} MB {r["completion_tokens"]:>11} tokens {r["sessions"]:>3} sessions  {r["stage"]}: {r["model"]}, {r["engine"]}' for r in contents(store)]
+        def line(r):   # some servers do not count tokens
+            tokens = 'unknown' if r['completion_tokens'] is None else r['completion_tokens']
+            size = f'{r["rows"]:>9} rows {r["bytes"] / 1e6:9.1f} MB {tokens:>11} tokens {r["sessions"]:>3} sessions'
+            return f'{size}  {r["stage"]}: {r["model"]}, {r["engine"]}'
+        lines = list(map(line, contents(store)))
         return '\n'.join([*lines, f'{len(store):>9} rows in all; {Path(path).stat().st_size / 1e6:.1f} MB on disk'])
 
 # %% ../nbs/12_cli.ipynb #main

@@ -8,10 +8,10 @@ __all__ = ['READINGS', 'GRADER_NAMES', 'EvalConfig', 'ask', 'regrade', 'grade_re
            'maj_at_k', 'wilson', 'mcnemar_power', 'detectable', 'by_problem', 'resampled_means', 'resampled',
            'share_interval', 'mean_interval', 'summarise', 'at_k', 'at_k_table', 'answer_lengths', 'mcnemar',
            'newcombe', 'pair_up', 'compare', 'paired_bootstrap', 'two_sided', 'holm', 'crossed_mean', 'crossed',
-           'self_refine', 'within_budget', 'majority', 'best_of_k', 'confidence', 'at_budget']
+           'sum_known', 'self_refine', 'within_budget', 'majority', 'best_of_k', 'confidence', 'at_budget']
 
 # %% ../nbs/08_evaluate.ipynb #imports
-import math
+import math, sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -104,6 +104,11 @@ def messages(
     own = isinstance(problems, Items) and problems.benchmark.template != ASK
     return problems.messages(row) if own else ask(row['prompt'], cfg)
 
+def _mean_known(values) -> float|None:
+    "Mean of the numbers that are known; None if none is"
+    known = [v for v in values if v is not None]
+    return mean(known) if known else None
+
 def _record(row:dict, request:Request, c:Completion) -> dict:
     return dict(id=request.id, sample=request.sample, prompt=row['prompt'], reference=row['reference'], completion=c.text,
                 finish_reason=c.finish_reason, completion_tokens=c.completion_tokens, key=c.key)
@@ -133,6 +138,8 @@ def evaluate(
         return [_record(row[s['id']], Request(s['id'], []), Completion('', 'scored', 0, 0)) | s for s in score_items(engine, problems, store)]
     requests = [r for p in problems for r in sample_requests(p['problem_id'], messages(problems, p, cfg), cfg)]
     records = [_record(row[r.id], r, c) for r, c in zip(requests, complete(engine, requests, store, stage='evaluate'))]
+    if refused := sum(r['finish_reason'] == 'refused' for r in records):
+        print(f'{engine.name}: {refused} of {len(records)} answers were refused and are not right', file=sys.stderr)
     return regrade_items(problems, records, allow_code) if isinstance(problems, Items) else grade_records(records)
 
 # %% ../nbs/08_evaluate.ipynb #by-id
@@ -292,7 +299,8 @@ def summarise(
     for way in ('strict', 'loose'):   # IFEval: the share of single instructions, too
         if f'followed_{way}' in records[0]: line |= {f'instruction_{way}': mean(f for r in records for f in r[f'followed_{way}'])}
     form = 'boxed' if 'boxed' in graders else graders[0]
-    return line | dict(in_format=mean(r[form] != 'no_answer' for r in records), mean_tokens=mean(r['completion_tokens'] for r in records),
+    return line | dict(in_format=mean(r[form] != 'no_answer' for r in records),
+                       mean_tokens=_mean_known(r['completion_tokens'] for r in records),
                        truncated=mean(r['finish_reason'] == 'length' for r in records), detectable=detectable(line['n'], line[graders[0]]))
 
 # %% ../nbs/08_evaluate.ipynb #at-k
@@ -336,7 +344,8 @@ def answer_lengths(
     rows = []
     for outcome in ('all', *sorted({r[grader] for r in records}, key=str)):
         some = [r for r in records if outcome in ('all', r[grader])]
-        tokens = [r['completion_tokens'] for r in some]
+        known = [r['completion_tokens'] for r in some if r['completion_tokens'] is not None]   # some do not count
+        tokens = known or [math.nan]
         rows.append(dict(outcome=outcome, answers=len(some), mean=mean(tokens), median=float(np.median(tokens)), p95=float(np.quantile(tokens, .95)),
                          longest=max(tokens), truncated=mean(r['finish_reason'] == 'length' for r in some)))
     return rows
@@ -480,6 +489,13 @@ def _go_on(engine:Engine, records:list[dict], prompts:list[str], cfg:EvalConfig,
     requests = [sample_requests(r['id'], [dict(role='user', content=prompt)], cfg)[r['sample']] for r, prompt in zip(records, prompts)]
     return complete(engine, requests, store, stage)
 
+def sum_known(
+    values # numbers, None where one is not known
+) -> float|None:
+    "The sum; None if a part of it is not known"
+    values = list(values)
+    return None if None in values else sum(values)
+
 def _graded(problems:list|Items, records:list[dict], allow_code:bool) -> list[dict]:
     "Records with the outcomes of their benchmark's graders, and all else that they hold"
     if not isinstance(problems, Items): return grade_records(records)
@@ -504,7 +520,8 @@ def self_refine(
         shown = [dict(p, critique=final_part(c.text)) for p, c in zip(shown, critiques)]
         answers = _go_on(engine, now, [VIEWS['cgd'].prompt(p) for p in shown], cfg, store, 'self-refine')
         tables.append(_graded(problems, [dict(r, completion=a.text, finish_reason=a.finish_reason, completion_tokens=a.completion_tokens, key=a.key, critique=c.text,
-                                  spent=r['spent'] + c.completion_tokens + a.completion_tokens) for r, c, a in zip(now, critiques, answers)], allow_code))
+                                  spent=sum_known([r['spent'], c.completion_tokens, a.completion_tokens]))
+                                  for r, c, a in zip(now, critiques, answers)], allow_code))
     return tables
 
 # %% ../nbs/08_evaluate.ipynb #within-budget
@@ -513,13 +530,15 @@ def within_budget(
     budget:int|dict[str, int] # tokens a problem; or problem id -> tokens
 ) -> list[dict]:             # at least the first sample of each problem
     "The samples that could be drawn for so many tokens"
-    kept = []
+    kept, counts = [], [r['completion_tokens'] for r in records]
+    if None in counts: raise CgdError('budget: some of these answers are from a server that does not count tokens')
     for id, rows in by_id(records).items():
         limit = budget[id] if isinstance(budget, dict) else budget
         kept += [r for r, spent in zip(rows, accumulate(r['completion_tokens'] for r in rows)) if spent <= limit] or rows[:1]
     return kept
 
-def _together(rows:list[dict], chosen:dict) -> dict: return dict(chosen, samples=len(rows), spent=sum(r['completion_tokens'] for r in rows))
+def _together(rows:list[dict], chosen:dict) -> dict:
+    return dict(chosen, samples=len(rows), spent=sum_known(r['completion_tokens'] for r in rows))
 
 def majority(
     records:list[dict],  # several samples a problem
@@ -558,5 +577,7 @@ def at_budget(
     for name, records in strategies.items():
         right, low, high = mean_interval(list(by_problem(records, grader).values()))
         gap = compare(records, first, grader)
-        rows.append(dict(strategy=name, n=gap['n'], tokens=mean(r['spent'] for r in records), right=right, low=low, high=high, difference=gap['difference'], p=gap['p']))
+        tokens = _mean_known(r['spent'] for r in records)
+        rows.append(dict(strategy=name, n=gap['n'], tokens=tokens, right=right, low=low, high=high,
+                         difference=gap['difference'], p=gap['p']))
     return rows

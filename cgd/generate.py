@@ -15,6 +15,7 @@ __all__ = ['SampleConfig', 'Request', 'sample_requests', 'Completion', 'request_
 import asyncio, contextlib, dataclasses, fcntl, importlib.metadata, json, math, os, queue, random, re, shutil, sqlite3, subprocess, sys, tempfile, threading, time, traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
 from importlib.util import find_spec
 from itertools import chain, groupby, islice
 from multiprocessing import get_context
@@ -52,7 +53,9 @@ class Request:
     seed:int=0            # its own, derived
 
     def __post_init__(self):
-        for name in ('temperature', 'top_p'): object.__setattr__(self, name, float(getattr(self, name)))  # 1 and 1.0 are one key
+        for name in ('temperature', 'top_p'): 
+            given = getattr(self, name)
+            object.__setattr__(self, name, given if given is None else float(given))  # 1 and 1.0 are one key
 
     def asked(self) -> dict:
         "All that decides the text: everything but the id"
@@ -75,9 +78,9 @@ def sample_requests(
 class Completion:
     "What came back for one request"
     text:str              # what the model wrote
-    finish_reason:str     # 'stop', 'length' (hit its cap) or 'too_long' (the prompt did not fit)
-    prompt_tokens:int     # tokens read
-    completion_tokens:int # tokens written
+    finish_reason:str     # 'stop', 'length' (its cap), 'too_long' (the prompt did not fit), 'refused' (in no store)
+    prompt_tokens:int|None     # tokens read; None: a server that does not say
+    completion_tokens:int|None # tokens written
     cached_tokens:int=0   # of those read, how many came from the prefix cache
     seconds:float=dataclasses.field(default=0., repr=False, compare=False) # from hand-over to the last token
     key:str=dataclasses.field(default='', repr=False) # its name in the store
@@ -245,7 +248,9 @@ def sessions(
     "What was generated: stage, model, engine, requests, tokens and seconds by session"
     names = 'stage', 'model', 'engine', 'requests', 'prompt_tokens', 'completion_tokens', 'cached_tokens', 'load_seconds', 'seconds'
     return [dict(zip(names, row)) for row in store._do('''
-        SELECT stage, model, engine, count(c.id), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
+        SELECT stage, model, engine, count(c.id), 
+               CASE WHEN count(prompt_tokens) = count(c.id) THEN coalesce(sum(prompt_tokens), 0) END,
+               CASE WHEN count(completion_tokens) = count(c.id) THEN coalesce(sum(completion_tokens), 0) END,
                coalesce(sum(cached_tokens), 0), load_seconds, s.seconds
         FROM sessions s LEFT JOIN completions c ON c.session = s.id GROUP BY s.id ORDER BY s.id''')]
 
@@ -256,7 +261,9 @@ def contents(
     "What is in a store: sessions, rows, tokens written, and bytes of requests and texts"
     names = 'stage', 'model', 'engine', 'sessions', 'rows', 'completion_tokens', 'bytes'
     return [dict(zip(names, row)) for row in store._do('''
-        SELECT stage, model, engine, count(DISTINCT s.id), count(*), sum(completion_tokens), sum(length(CAST(request AS BLOB)) + length(CAST(text AS BLOB)))
+        SELECT stage, model, engine, count(DISTINCT s.id), count(*), 
+               CASE WHEN count(completion_tokens) = count(*) THEN sum(completion_tokens) END,
+               sum(length(CAST(request AS BLOB)) + length(CAST(text AS BLOB)))
         FROM completions c LEFT JOIN sessions s ON c.session = s.id GROUP BY stage, model, engine ORDER BY min(c.id)''')]
 
 # %% ../nbs/03_generate.ipynb #rows
@@ -511,6 +518,8 @@ class EngineConfig(Config):
     concurrency:PositiveInt=32          # endpoint: requests in flight, at each server
     served_as:str|None=None             # endpoint: a name for what is served, e.g. llama-70b-awq, by which completions are found again when the address has changed
     max_retries:int=Field(8, ge=0)      # endpoint: tries after the first
+    max_wait:float=Field(3600., gt=0)   # endpoint: seconds that a server may ask us to wait before the next try
+    omit:tuple[Literal['temperature', 'top_p', 'max_tokens', 'stop', 'seed'], ...]=() # endpoint: what not to send
     timeout:float=Field(600., gt=0)     # endpoint: seconds to wait for one answer
     keep_thoughts:bool=False            # keep the special tokens that mark a model's thoughts (s1, gpt-oss, Mistral; <think> that its template opens), which decoding drops
     in_process:bool=False               # hold the model in this process, not in one of its own
@@ -599,18 +608,24 @@ class Engine:
     def close(self): "Free what the engine holds"
     def load(self): "Take the model into memory"
 
-    def fill(self, missing:dict[str, Request], store:Store, session:int, tick) -> None:
-        "Generate `missing`, committing each completion as it finishes; `tick(rows, tokens)` is told of progress"
-        start, rows, tokens, load = time.perf_counter(), 0, 0, 0.
+    def sent(self, key:str, request:Request) -> Request: return request   # as the model's server took it
+
+    def fill(self, missing:dict[str, Request], store:Store, session:int, tick) -> list[Completion]:
+        "Commit each of `missing` as it finishes, telling `tick(rows, tokens)`; gives back what was refused"
+        start, rows, tokens, load, refused = time.perf_counter(), 0, 0, 0., []
         if self.load_seconds is None:
             self.load()
             self.load_seconds = load = time.perf_counter() - start
         scored = {key: request for key, request in missing.items() if hasattr(request, 'completion')}
         asked = {key: request for key, request in missing.items() if key not in scored}
         for completion in chain(self.run(asked) if asked else (), self.scores(scored) if scored else ()):
-            add_completion(store, session, missing[completion.key], completion, load, time.perf_counter() - start)
-            rows, tokens = rows + 1, tokens + completion.completion_tokens
+            if completion.finish_reason == 'refused': refused.append(completion)   # asked again at the next start
+            else:
+                sent = self.sent(completion.key, missing[completion.key])
+                add_completion(store, session, sent, completion, load, time.perf_counter() - start)
+            rows, tokens = rows + 1, tokens + (completion.completion_tokens or 0)
             tick(rows, tokens)
+        return refused
 
 # %% ../nbs/03_generate.ipynb #local-engine
 class LocalEngine(Engine):
@@ -789,16 +804,37 @@ class OpenAIEngine(Engine):
     def __init__(self, spec:str, model:str, cfg:EngineConfig):
         name, _, address = model.rpartition('@')
         self.addresses = address.split(',')
-        if not name or not all(map(_is_address, self.addresses)): raise CgdError(f'{spec}: write it as openai:MODEL@http://HOST:PORT/v1, several addresses with commas between them')
+        if not name or not all(map(_is_address, self.addresses)):
+            raise CgdError(f'{spec}: write it as openai:MODEL@http://HOST:PORT/v1, or several addresses with commas')
         super().__init__(spec, name, cfg)
+        self.who = _hide_key(spec)   # in messages
         where = dict(served_as=cfg.served_as) if cfg.served_as else dict(address=address)
-        self.identity = dict(kind='openai', **where, model=name, **(dict(thoughts=True) if cfg.keep_thoughts else {}))
+        more = (dict(thoughts=True) if cfg.keep_thoughts else {}) | (dict(omit=sorted(cfg.omit)) if cfg.omit else {})
+        self.identity = dict(kind='openai', **where, model=name, **more)
+        self.servers = {a: _Server(a, {*cfg.omit}) for a in self.addresses}
+        self.said, self.answered, self.doubt, self.left_out, self.unsent = set(), False, None, {}, {}
     @property
     def version(self) -> str: return _version('openai')
 
+    def tell(self, words:str, topic:str=''):
+        "Print on the error stream; what has a topic, once"
+        if topic not in self.said: print(f'{self.who}: {words}', file=sys.stderr)
+        if topic: self.said.add(topic)
+
+    def fill(self, missing:dict[str, Request], store:Store, session:int, tick:Callable) -> list[Completion]:
+        "See `Engine.fill`; an answer in the store shows that key and model are right"
+        ours = '''SELECT 1 FROM completions c JOIN sessions s ON s.id = c.session
+                  WHERE s.identity = ? AND finish_reason != 'too_long' LIMIT 1'''
+        self.answered = self.answered or bool(store._do(ours, (json.dumps(self.identity),)))
+        return super().fill(missing, store, session, tick)
+
+    def sent(self, key:str, request:Request) -> Request:
+        "A request as it was sent: None for a setting that the server does not take"
+        return dataclasses.replace(request, **dict.fromkeys(self.unsent.pop(key, ())))
+
     def run(self, missing:dict[str, Request]) -> Iterator[Completion]:
         "Completions as they come in"
-        done, stop = queue.SimpleQueue(), threading.Event()
+        done, stop, self.doubt, self.left_out = queue.SimpleQueue(), threading.Event(), None, {}
         thread = threading.Thread(target=lambda: asyncio.run(_ask_all(self, missing, done, stop)), daemon=True)
         thread.start()   # a loop of its own: in a notebook this thread has one already
         try:
@@ -806,27 +842,360 @@ class OpenAIEngine(Engine):
                 came = done.get()
                 if isinstance(came, BaseException): raise came
                 yield came
-        finally: stop.set(); thread.join()
+            if self.doubt and not self.answered: raise CgdError(f'{self.who}: nothing was answered: {self.doubt}')
+        finally: stop.set(); thread.join(); _name_the_rest(self)
 
 def _is_address(text:str) -> bool:
     try: return bool((url := urlsplit(text)).scheme in ('http', 'https') and url.hostname and url.port != 0)
     except ValueError: return False   # e.g. a port that is no number
 
+# %% ../nbs/03_generate.ipynb #openai-words
+@dataclasses.dataclass
+class _Server:
+    "What is known of one server"
+    address:str
+    omitted:set                 # settings that it does not take
+    took:set=dataclasses.field(default_factory=set) # settings that it has answered with
+    cap:str='max_tokens'        # what it calls the cap on tokens
+    answered:float=-math.inf    # when it last did
+    faults:int=0                # rows given up since
+    told:float=-math.inf        # until when it is known to let us wait
+    reasonless:bool=False       # its answers do not say why they ended
+
+class _Fault(CgdError):
+    "What came in the place of an answer"
+    def __init__(self, words:str, kind:str, wait:float|None=None):
+        super().__init__(_hide_key(words))
+        self.kind, self.wait = kind, wait   # kind: see `_blame`; wait: seconds that the server asks for
+
+def _hide_key(text:str) -> str:
+    key = _key()
+    return text.replace(key, '[key]') if key else text
+
+def _key() -> str: return os.environ.get('OPENAI_API_KEY', '').strip()
+
+_SAYS = ('message', 'msg', 'error', 'errors', 'detail', 'error_description', 'status_msg', 'base_resp', 'reason',
+         'reasons', 'title', 'description', 'code', 'type', 'status', 'param', 'loc', 'innererror', 'metadata', 'raw')
+
+def _words(body) -> str:
+    "What a server says in the body of an error, of whatever shape; not where it repeats the prompt"
+    if isinstance(body, dict): parts = [_words(body[k]) for k in _SAYS if k in body] or [json.dumps(body)]
+    elif isinstance(body, list): parts = map(_words, body[:5])
+    elif isinstance(body, str) and re.match(r'\s*<[!h]', body, re.I): parts = [re.sub(r'<[^>]*>', ' ', body)]   # a page
+    else: parts = [body] if isinstance(body, str) else []
+    return ', '.join(dict.fromkeys(' '.join(p.split()) for p in parts if p))[:400]
+
+# %% ../nbs/03_generate.ipynb #openai-blame
+_CREDIT = re.compile(r'insufficient[ _](?:quota|balance|credits?|funds)|credit balance|exceeded_current_quota|'
+                     r'billing_(?:not|hard)|arrearage|payment required', re.I)
+_MODEL = re.compile(r'model[ _]not[ _](?:found|exist)|(?:invalid|unknown|no such) model\b|not a valid model|'
+                    r'model\b.{0,80}?(?:not exist|not found|not available|decommissioned|no longer)', re.I)
+_LONG = re.compile(r'context[ _-]?(?:length|size|window|limit)|n_ctx|string_above_max|string too long|'
+                   r'too many (?:\w+ )?tokens|max(?:imum)? (?:prompt|input) (?:length|tokens|size)|'
+                   r'range of input length|model token limit|inputs?`? tokens \+|'
+                   r'\b(?:prompt|inputs?|messages?|conversation|request)\b.{0,60}?(?:too (?:long|large|big)|'
+                   r'(?:exceeds?|(?:longer|larger|fewer|less) than)\b.{0,40}(?:token|length|context|max))', re.I)
+_FILTERED = re.compile(r'content[ _-]?(?:filter|polic|management|moderat|exists risk)|responsible.?ai|moderat|flagged|'
+                       r'safety|polic(?:y|ies)|inappropriate|data_inspection|sensitive|prohibited|guardrail|jailbreak|'
+                       r'harmful|unsafe', re.I)
+
+def _blame(
+    status:int,   # of HTTP; 200 for an error in the place of an answer
+    words:str,    # what the server says
+    answered:bool # whether it has answered anything yet
+) -> str:         # see above
+    "Whose fault it is that there is no answer"
+    if status in (401, 402) or status < 500 and _CREDIT.search(words): return 'all'
+    if status == 429 or status < 500 and re.search('rate.?limit|too many requests|throttl', words, re.I): return 'busy'
+    if status < 500 and re.search('api[ _-]?key', words, re.I): return 'all'
+    if status == 413 or _LONG.search(words): return 'long'
+    if status < 500 and _FILTERED.search(words): return 'row'
+    if status == 403: return 'unclear' if answered else 'all'   # a firewall that dislikes one prompt, or the key
+    if status == 404 or status < 500 and _MODEL.search(words): return 'busy' if answered else 'all'
+    return 'busy' if status >= 498 or status in (200, 408, 409, 424, 425) else 'unclear'
+
+# %% ../nbs/03_generate.ipynb #openai-settings
+_FIELDS = dict(temperature='temperature', top_p='top_p', max_tokens='max_new_tokens', stop='stop', seed='seed')
+_UNWANTED = re.compile('unsupported|not support|unrecogni|unknown|not permitted|not allowed|not accept|extra|'
+                       'deprecated|both|only|must be', re.I)
+
+def _settings(engine:'OpenAIEngine', server:_Server, request:Request, omitted:set) -> dict:
+    "What goes beside the messages"
+    if any(isinstance(turn, int) for turn in request.messages):
+        raise CgdError(f'{engine.who}: {request.id}: an endpoint takes chat turns, not token ids')
+    every = {name: getattr(request, field) for name, field in _FIELDS.items() if name not in omitted}
+    if not request.temperature: every.pop('seed', None)
+    if not request.stop: every.pop('stop', None)
+    if 'max_tokens' in every: every[server.cap] = every.pop('max_tokens')
+    if engine.cfg.keep_thoughts and 'skip_special_tokens' not in omitted:
+        every['skip_special_tokens'] = False   # as vLLM's and SGLang's servers call it
+    return every
+
+def _unwanted(words:str, sent:dict) -> str|None:
+    "The setting that a server will not take, if that is what it says"
+    def at(name):   # `stop` and `seed` are words of English, too
+        bare = rf'|\b{name}\b' if '_' in name or name == 'temperature' else ''
+        return re.search(rf'[`\'"]{name}[`\'"]|(?:^|, |: ){name}(?:$|,){bare}', words)
+    named = sorted((found.start(), name) for name in sent if (found := at(name)))
+    if not named or not _UNWANTED.search(words): return None
+    name = 'top_p' if 'both' in words and any(n == 'top_p' for _, n in named) else named[0][1]
+    smaller = 'max' in name and re.search('too large|at most|must be|less than|range', words)   # would do
+    return None if smaller else name
+
+def _leave_out(engine:'OpenAIEngine', server:_Server, name:str, words:str) -> set[str]:
+    "Learn that a server does not take a setting; gives what is not to be sent, which is nothing if it has another name"
+    renamed = name == 'max_tokens' and 'max_completion_tokens' in words
+    engine.tell(f'{name} is {"sent as max_completion_tokens" if renamed else "left out"}: {words}', name)
+    if renamed: server.cap = 'max_completion_tokens'; return set()
+    ours = 'max_tokens' if name == server.cap else name
+    if name not in server.took: server.omitted.add(ours)
+    return {ours}
+
+# %% ../nbs/03_generate.ipynb #openai-pieces
+_ASIDE = 'reasoning_content', 'reasoning', 'thinking'   # fields of a message; the last two also of a part
+
+def _pieces(content, thought:bool=False) -> Iterator[tuple[bool, str]]: # whether it is a thought, and its text
+    "The pieces of a message's content"
+    if isinstance(content, str): yield thought, content.encode(errors='replace').decode()   # a lone surrogate
+    elif isinstance(content, list):
+        for part in content: yield from _pieces(part, thought)
+    elif isinstance(content, dict):
+        thought = thought or content.get('thought') is True or bool(re.search('think|reason', str(content.get('type'))))
+        for name in ('text', 'content', 'summary', 'refusal', *_ASIDE):
+            yield from _pieces(content.get(name), thought or name in _ASIDE)
+
+def _message_text(message:dict, keep_thoughts:bool, stop:tuple) -> tuple[str, bool]:
+    "What a message says, and whether a stop string ended it, which some servers leave in the text"
+    pieces = [*_pieces(message.get('content') or message.get('refusal'))]
+    text = ''.join(t for thought, t in pieces if not thought)
+    cut = min((text.find(s) for s in stop if s in text), default=None)
+    aside = next(([*_pieces(message[name])] for name in _ASIDE if message.get(name)), [])
+    thoughts = ''.join(t for thought, t in pieces if thought) or ''.join(t for _, t in aside)
+    text = _END_MARK.sub('', text[:cut]) if keep_thoughts else text[:cut]
+    if keep_thoughts and thoughts.strip():
+        text = f'<think>\n{thoughts.strip()}\n' + (f'</think>\n\n{text}' if text else '')
+    return text, cut is not None
+
+# %% ../nbs/03_generate.ipynb #openai-ends
+_ENDS = dict(content_filter='filter|safety|recitation|prohibit|block|refus|sensitive|spii|guardrail|polic|toxic',
+             tool_calls='tool|function', length='length|max|limit|truncat|window|incomplete|budget',
+             again='error|abort|cancel|interrupt|time|overload|network|fail|insufficient|malformed',
+             stop='stop|(?:^|_)(?:eos|eot|eod|end|ended|complete|completed|done|finished|natural|normal)(?:_|$)')
+
+def _word(choice:dict) -> str:
+    "A choice's finish_reason; '' if it has none"
+    word = choice.get('finish_reason') or choice.get('stop_reason') or ''
+    return str(word.get('type') or '') if isinstance(word, dict) else str(word)
+
+def _finish(word:str, tokens:int|None, cap:int, tell:Callable) -> str:
+    "Why an answer ended, in the protocol's own words; `again` if the server failed in the middle"
+    plain = re.sub(r'[^a-z]+', '_', re.sub(r'(?<=[a-z])(?=[A-Z])', '_', word).lower())
+    for reason, pattern in _ENDS.items():
+        if re.search(pattern, plain): return reason
+    taken = 'unknown' if tokens is None else 'length' if tokens >= cap else 'stop'
+    words = f'finish_reason {word or None!r} is no word known here; taken for `{taken}`, by the number of tokens'
+    tell(words, words)
+    return taken
+
+# %% ../nbs/03_generate.ipynb #openai-counts
+def _count(*values) -> int|None:
+    "The first of these that is a number of tokens; a prompt or a text is never of none"
+    return next((int(float(v)) for v in values if re.fullmatch(r'\d+(\.0*)?', str(v)) and float(v)), None)
+
+def _usage(usage, wrote:bool) -> tuple[int|None, int|None, int]:
+    "Tokens read, written, and read from a cache, as far as the server tells; None: not known"
+    usage = usage if isinstance(usage, dict) else {}
+    def of(*names): return _count(*(usage.get(f'{name}_tokens') for name in names))
+    read, written, total = of('prompt', 'input'), of('completion', 'output'), of('total')
+    if total and read and not written: written = _count(total - read)
+    if total and written and not read: read = _count(total - written)
+    details = usage.get('prompt_tokens_details')
+    cached = _count(details.get('cached_tokens')) if isinstance(details, dict) else None
+    return read, written if written or wrote else 0, cached or 0
+
+# %% ../nbs/03_generate.ipynb #openai-answer
+def _choice(body, nonsense:str, answered:bool) -> dict:
+    "The choice in a completion; raises _Fault if the body is none"
+    choices = body.get('choices') if isinstance(body, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    error = next((part['error'] for part in (body, choice) if isinstance(part, dict) and part.get('error')), None)
+    if not error and isinstance(choice.get('message'), dict): return choice
+    says = isinstance(body, dict) and {'message', 'msg', 'detail', 'errors', 'base_resp'} & body.keys()
+    if not (error := error or says and body): raise _Fault(nonsense, 'busy')
+    codes = [str(error.get(k)) for k in ('code', 'status')] if isinstance(error, dict) else []
+    status, words = next((int(c) for c in codes if re.fullmatch('[45][0-9]{2}', c)), 200), _words(error)
+    raise _Fault(f'{status}: {words}', _blame(status, words, answered), _asked_to_wait({}, json.dumps(body)))
+
+def _read_answer(engine:'OpenAIEngine', row:'_Row', body:dict, choice:dict, seconds:float) -> Completion:
+    "A completion from an answer's body"
+    request, message, tell = row.request, choice['message'], engine.tell
+    text, cut = _message_text(message, engine.cfg.keep_thoughts, request.stop)
+    read, written, cached = _usage(body.get('usage'), bool(text))
+    reason = 'stop' if cut else _finish(_word(choice), written, request.max_new_tokens, tell)
+    kind = dict(again='busy', content_filter=None if text else 'row').get(reason)
+    if kind: raise _Fault(f'finish_reason {_word(choice)}', kind)
+    if None in (read, written): tell('answers do not say how many tokens they took; the numbers stay unknown', 'usage')
+    if any(map(message.get, ('tool_calls', 'function_call'))): tell(f'{request.id}: a call of a tool', 'tool')
+    elif not text:
+        lacks = 'an answer without text' + ', only thoughts'*any(map(message.get, _ASIDE))
+        tell(f'{request.id}: {lacks}', lacks)
+    model = str(body.get('model') or engine.name)
+    if model != engine.name: tell(f'answers come from {model[:100]!r}', f'model {model}')
+    return Completion(text, reason, read, written, cached, seconds, row.key)
+
+# %% ../nbs/03_generate.ipynb #openai-once
+def _asked_to_wait(headers:dict, text:str) -> float|None: # seconds
+    "How long a server asks to be left alone, in its headers or in its words"
+    for name, unit in (('retry-after-ms', .001), ('retry-after', 1)):
+        try: wait = float(headers.get(name))*unit
+        except (TypeError, ValueError): continue
+        return wait if 0 < wait < math.inf else None
+    try: return max(parsedate_to_datetime(headers['retry-after']).timestamp() - time.time(), 0) or None
+    except (KeyError, TypeError, ValueError): pass
+    said = re.search(r'(?:try again|retry|reset) (?:in|after) (?:(\d+) ?m(?:in\w*)? ?)?(\d+\.?\d*) ?s|'
+                     r'"retryDelay": ?"(\d+\.?\d*)s"', text)
+    return float(said[1] or 0)*60 + float(said[2] or said[3]) or None if said else None
+
+def _parsed(text:str, otherwise):
+    "What JSON says; `otherwise` if it is none"
+    try: return json.loads(text)
+    except ValueError: return otherwise
+
+async def _once(client, engine:'OpenAIEngine', request:Request, sent:dict) -> tuple[dict, dict]:
+    "The body of an answer, and the choice in it; raises _Fault for whatever is no completion"
+    import openai
+    tries, limit = engine.cfg.max_retries + 1, engine.cfg.timeout
+    try:
+        async with asyncio.timeout(limit):
+            ask = client.chat.completions.with_raw_response.create
+            came = await ask(model=engine.name, messages=request.messages, extra_body=sent)
+    except (TimeoutError, openai.APITimeoutError):
+        why = f'timeout: {tries} x {limit:g} s without an answer; set a longer one, or fewer tokens'
+        raise _Fault(why, 'busy') from None
+    except openai.APIStatusError as e:
+        status, text, headers = e.status_code, e.response.text, e.response.headers
+        words = _words(_parsed(text, text)) or e.response.reason_phrase
+        kind = _blame(status, words, engine.answered)
+        raise _Fault(f'{status}: {words}', kind, _asked_to_wait(headers, text)) from None
+    except openai.APIConnectionError as e:
+        cause = type(e.__cause__).__name__
+        kind = 'away' if cause in ('ConnectError', 'ProxyError', 'UnsupportedProtocol') else 'busy'   # it hung up
+        raise _Fault(f'no answer from {client.base_url} ({cause}); is the server up?', kind) from None
+    body = _parsed(came.content.decode(errors='replace'), None)
+    shown = came.text[:100] if body is None else json.dumps(body)[:100]
+    return body, _choice(body, f'{tries} answers in a row that are not completions ({shown})', engine.answered)
+
+# %% ../nbs/03_generate.ipynb #openai-pause
+async def _pause(engine:'OpenAIEngine', server:_Server, fault:_Fault, tries:int):
+    "Wait before a row is asked again: as long as the server says, or a random and growing while"
+    wait, now = fault.wait or random.uniform(.1, min(8, .2 * 2**tries)), time.monotonic()
+    if wait > engine.cfg.max_wait:
+        raise _Fault(f'{fault}; it asks to wait {wait:.0f} s, and max_wait is {engine.cfg.max_wait:g}', 'all')
+    if wait > 30 and now > server.told:
+        engine.tell(f'{server.address} asks to wait {wait:.0f} s: {fault}')
+        server.told = now + wait
+    await asyncio.sleep(wait)
+
+# %% ../nbs/03_generate.ipynb #openai-ask
+async def _try(client, engine:'OpenAIEngine', server:_Server, row:'_Row', sent:dict, last:bool) -> Completion:
+    start = time.perf_counter()
+    body, choice = await _once(client, engine, row.request, sent)
+    if not _word(choice) and not server.reasonless:
+        if not last: raise _Fault('an answer without finish_reason', 'busy')   # most often one that broke off
+        server.reasonless = True
+    answer = _read_answer(engine, row, body, choice, time.perf_counter() - start)
+    server.took |= sent.keys()
+    return answer
+
+async def _ask(client, engine:'OpenAIEngine', server:_Server, row:'_Row') -> Completion:
+    "One answer, tried for as often as may help; raises _Fault"
+    start, tries, omitted, last = time.perf_counter(), 0, {*server.omitted}, server.answered
+    while True:
+        sent = _settings(engine, server, row.request, omitted)
+        try: answer = await _try(client, engine, server, row, sent, tries == engine.cfg.max_retries)
+        except _Fault as fault:
+            name = _unwanted(str(fault), sent) if fault.kind in ('unclear', 'busy') else None
+            if name: omitted |= _leave_out(engine, server, name, str(fault)); continue
+            if fault.kind not in ('busy', 'away'): raise
+            if not (fault.wait and server.answered > last): tries += 1   # or others get through, and its turn will come
+            last = server.answered
+            if tries > engine.cfg.max_retries:
+                others = server.answered > start   # get through, so it is the row
+                fault.kind = 'all' if fault.kind == 'away' and not others else 'failed'
+                raise
+            await _pause(engine, server, fault, tries)
+        else:
+            if omitted: engine.unsent[row.key] = [_FIELDS[name] for name in omitted & _FIELDS.keys()]
+            return answer
+
+# %% ../nbs/03_generate.ipynb #openai-pile
+@dataclasses.dataclass(eq=False)
+class _Row:
+    "A request that waits, and the faults of the servers that have not answered it"
+    key:str
+    request:Request
+    faults:dict=dataclasses.field(default_factory=dict)   # address -> _Fault
+
+class _Pile:
+    "The rows that wait and the servers that are up; completions go to `done`"
+    def __init__(self, engine:OpenAIEngine, missing:dict[str, Request], done:queue.SimpleQueue):
+        self.engine, self.done, self.up = engine, done, set(engine.addresses)
+        self.waiting = deque(_Row(key, request) for key, request in missing.items())
+        for server in engine.servers.values(): server.faults = 0
+
+    def take(self, server:_Server) -> _Row|None:
+        "A row for a server"
+        row = next((r for r in self.waiting if server.address not in r.faults), None)
+        if row: self.waiting.remove(row)
+        return row
+
+    def settle(self, server:_Server, answer:Completion):
+        "A row has its answer"
+        self.engine.answered, server.answered, server.faults = True, time.perf_counter(), 0
+        self.done.put(answer)
+
+    def put_back(self, server:_Server, row:_Row, fault:_Fault):
+        "A row has none: another server is asked, or it is left out; raises CgdError if no server is left"
+        if fault.kind != 'all': row.faults[server.address] = fault
+        server.faults += fault.kind == 'failed' or fault.kind == 'unclear' and not self.engine.answered
+        self.waiting.append(row)
+        many = max(8 if fault.kind == 'failed' else 32, self.engine.cfg.concurrency)
+        if fault.kind == 'all' or server.faults >= many: self._strike_off(server, fault)
+        for row in [r for r in self.waiting if self.up <= r.faults.keys()]:
+            self.waiting.remove(row)
+            self.done.put(_leave_row_out(self.engine, row))
+
+    def _strike_off(self, server:_Server, why:_Fault):
+        if self.up == {server.address}: raise CgdError(f'{self.engine.who}: {why}; answers up to here are kept')
+        if server.address in self.up: self.engine.tell(f'{server.address}: {why}; the other servers go on')
+        self.up.discard(server.address)
+
+# %% ../nbs/03_generate.ipynb #openai-left-out
+def _leave_row_out(engine:OpenAIEngine, row:_Row) -> Completion:
+    "The empty completion of a row that no server answers, which is named with their words"
+    name = f'{row.request.id}' + f' (sample {row.request.sample})'*bool(row.request.sample)
+    kinds, fault = {f.kind for f in row.faults.values()}, [*row.faults.values()][-1]
+    if fault.kind in ('failed', 'unclear'): engine.doubt = engine.doubt or fault
+    _, names = engine.left_out.setdefault(re.sub(r'\d+', '#', str(fault)), (str(fault), []))
+    names.append(name)
+    if len(names) <= 10: engine.tell(f'{name} is left out: {fault}')
+    return Completion('', 'too_long' if kinds == {'long'} else 'refused', 0, 0, key=row.key)
+
+def _name_the_rest(engine:OpenAIEngine):
+    "Of many rows left out alike, those that have not been named"
+    for words, names in engine.left_out.values():
+        more = names[10:]
+        some = ', '.join(more[:100]) + ', ...'*(len(more) > 100)
+        if more: engine.tell(f'{len(more)} more are left out ({words}): {some}')
+
 # %% ../nbs/03_generate.ipynb #openai-servers
-class _Gone(CgdError): "A server that cannot be reached"
-
-def _strike_off(address:str, up:set[str], why:_Gone):
-    "Leave a server out from now on; raises CgdError if it was the last"
-    if up == {address}: raise CgdError(f'{why}; is the server up? answers up to here are kept') from None
-    if address in up: up.remove(address); print(f'{why}; the other servers go on', file=sys.stderr)
-
-async def _work_off(engine:OpenAIEngine, client, address:str, up:set[str], waiting:deque, done:queue.SimpleQueue):
+async def _work_off(client, server:_Server, pile:_Pile):
     "Ask one server for what waits, until it has gone"
-    while address in up:
-        if not waiting: await asyncio.sleep(.05); continue   # a server that goes may yet give its requests back
-        key, request = waiting.popleft()
-        try: done.put(await _ask(client, engine, key, request))
-        except _Gone as e: waiting.append((key, request)); _strike_off(address, up, e)
+    while server.address in pile.up:
+        row = pile.take(server)
+        if not row: await asyncio.sleep(.05); continue   # a server that goes may yet give its rows back
+        try: pile.settle(server, await _ask(client, pile.engine, server, row))
+        except _Fault as fault: pile.put_back(server, row, fault)
 
 async def _until_stopped(stop:threading.Event):
     while not stop.is_set(): await asyncio.sleep(.05)
@@ -834,62 +1203,20 @@ async def _until_stopped(stop:threading.Event):
 
 async def _ask_all(engine:OpenAIEngine, missing:dict[str, Request], done:queue.SimpleQueue, stop:threading.Event):
     "Put a completion of each request, or what went wrong, into `done`"
-    waiting, up, key = deque(missing.items()), set(engine.addresses), os.environ.get('OPENAI_API_KEY') or 'none'
+    pile, key = _Pile(engine, missing, done), _key() or 'none'
     try:
+        if not (key.isascii() and key.isprintable()): raise ValueError('OPENAI_API_KEY has characters that no key has')
         import openai
         async with contextlib.AsyncExitStack() as stack:
-            clients = [(await stack.enter_async_context(openai.AsyncOpenAI(base_url=a, api_key=key, max_retries=engine.cfg.max_retries, timeout=engine.cfg.timeout)), a) for a in engine.addresses]
+            how = dict(api_key=key, max_retries=0, timeout=engine.cfg.timeout)
+            clients = [(await stack.enter_async_context(openai.AsyncOpenAI(base_url=address, **how)), server)
+                       for address, server in engine.servers.items()]
             async with asyncio.TaskGroup() as group:
                 group.create_task(_until_stopped(stop))
-                for client, address in clients*engine.cfg.concurrency: group.create_task(_work_off(engine, client, address, up, waiting, done))
+                for client, server in clients*engine.cfg.concurrency: group.create_task(_work_off(client, server, pile))
     except BaseExceptionGroup as faults: done.put(faults.exceptions[0])
-    except Exception as e: done.put(CgdError(_hide_key(f'{engine.spec}: its client cannot be set up: {type(e).__name__}: {e}')))
-
-# %% ../nbs/03_generate.ipynb #openai-ask
-async def _ask(client, engine:OpenAIEngine, key:str, request:Request) -> Completion:
-    import openai
-    start = time.perf_counter()
-    if any(isinstance(turn, int) for turn in request.messages): raise CgdError(f'{engine.spec}: {request.id}: an endpoint takes chat turns, not token ids')
-    cap = 'max_completion_tokens' if client.base_url.host == 'api.openai.com' else 'max_tokens'
-    extra = dict(seed=request.seed) if request.temperature else {}
-    if engine.cfg.keep_thoughts: extra |= dict(extra_body=dict(skip_special_tokens=False))   # as vLLM's and SGLang's servers call it
-    for attempt in range(engine.cfg.max_retries + 1):
-        if attempt: await asyncio.sleep(random.uniform(.1, min(8, .2 * 2**attempt)))
-        try:
-            came = await client.chat.completions.create(model=engine.name, messages=request.messages, temperature=request.temperature,
-                top_p=request.top_p, stop=list(request.stop) or openai.omit, **{cap: request.max_new_tokens}, **extra)
-            answer = _read_answer(came, key, time.perf_counter() - start)
-            return dataclasses.replace(answer, text=_END_MARK.sub('', answer.text)) if engine.cfg.keep_thoughts else answer
-        except (json.JSONDecodeError, UnicodeDecodeError, openai.APIResponseValidationError, _NoAnswer): continue
-        except openai.APIStatusError as e:
-            if e.status_code == 400 and re.search('context[_ ](length|size|window)', str(e).lower()): return Completion('', 'too_long', 0, 0, key=key)
-            raise CgdError(_hide_key(f'{engine.spec}: {e}; answers up to here are kept')) from None
-        except openai.APITimeoutError:
-            raise CgdError(f'{engine.spec}: {request.id}: timeout: {engine.cfg.max_retries + 1} x {engine.cfg.timeout:g} s without an answer; '
-                           'set a longer one, or fewer tokens; answers up to here are kept') from None
-        except openai.APIConnectionError as e:
-            raise _Gone(f'{engine.spec}: no answer from {client.base_url} ({e})') from None
-    raise CgdError(f'{engine.spec}: {request.id}: {attempt + 1} answers in a row that are not completions')
-
-def _hide_key(text:str) -> str:
-    key = os.environ.get('OPENAI_API_KEY')
-    return text.replace(key, '[key]') if key else text
-
-# %% ../nbs/03_generate.ipynb #openai-read
-class _NoAnswer(ValueError):
-    "A body that is JSON but no completion"
-
-def _read_answer(came, key:str, seconds:float) -> Completion:
-    "A completion from an answer's body, which the client has parsed but not checked"
-    try:
-        choice, usage = came.choices[0], came.usage
-        text = (choice.message.content or '').encode(errors='replace').decode()   # JSON can spell lone surrogates
-        details = getattr(usage, 'prompt_tokens_details', None)
-        cached = getattr(details, 'cached_tokens', None) or 0
-        counts = int(usage.prompt_tokens), int(usage.completion_tokens), int(cached)
-        if not isinstance(choice.finish_reason, str): raise _NoAnswer('no finish_reason')
-        return Completion(text, choice.finish_reason, *counts, seconds, key)
-    except (AttributeError, IndexError, TypeError) as e: raise _NoAnswer(str(e)) from None
+    except Exception as e:
+        done.put(CgdError(_hide_key(f'{engine.who}: its client cannot be set up: {type(e).__name__}: {e}')))
 
 # %% ../nbs/03_generate.ipynb #recorded-engine
 class RecordedEngine(Engine):
@@ -923,6 +1250,7 @@ class RecordedEngine(Engine):
         if not self.cfg.live: raise CgdError(f'{self.file}: to record, name an engine to ask: open_engine({self.spec!r}, live=...)')
         with tempfile.TemporaryDirectory() as folder, Store(Path(folder)/'new.sqlite') as store, open_engine(self.cfg.live) as live:
             for request, new in zip(unknown, complete(live, unknown, store)):
+                if new.finish_reason == 'refused': raise CgdError(f'{self.file}: {request.id} was refused')
                 row = dict(asked=json.loads(json.dumps(request.asked())), **vars(new))
                 self.rows[content_hash(row['asked'])] = {k: v for k, v in row.items() if k not in ('seconds', 'key')}
         write_table([row for _, row in sorted(self.rows.items())], self.file)
@@ -1059,9 +1387,9 @@ def complete(
             def tick(rows:int, tokens:int):
                 bar.set_postfix_str(f'{tokens / (time.perf_counter() - start):.0f} tokens/s', refresh=False)
                 bar.update(rows - bar.n)
-            engine.fill(missing, store, session, tick)
+            refused = engine.fill(missing, store, session, tick) or ()
             bar.update(len(missing) - bar.n)
-        found |= store.get(list(missing))
+        found |= store.get(list(missing)) | {c.key: dataclasses.replace(c, key='') for c in refused}
     return [found[key] for key in keys]
 
 # %% ../nbs/03_generate.ipynb #score-request

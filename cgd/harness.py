@@ -88,8 +88,9 @@ def _generate(lm:EngineLM, instances:list) -> list[str]:
         if not isinstance(context, Chat): prompt = prompt[-max(lm.engine.context - how['max_new_tokens'], 1):]
         requests.append(Request(id, prompt, sample, seed=derive_seed(lm.seed, id, sample) if how['temperature'] else 0, **how))
     done = complete(lm.engine, requests, lm.store, 'lm-eval')
-    if lost := sum(c.finish_reason == 'too_long' for c in done):
-        logging.getLogger('lm_eval').warning('%s: %d of %d chats do not fit its context and count as empty', lm.engine.spec, lost, len(done))
+    if lost := sum(c.finish_reason in ('too_long', 'refused') for c in done):
+        logging.getLogger('lm_eval').warning('%s: %d of %d chats do not fit, or were refused, and count as empty',
+                                             lm.engine.spec, lost, len(done))
     return [c.text for c in done]
 
 # %% ../nbs/09_harness.ipynb #likelihoods

@@ -7,6 +7,7 @@ __all__ = ['draft', 'draft_summary', 'unsolved']
 
 # %% ../nbs/04_rollouts.ipynb #imports
 from collections import Counter
+from statistics import mean
 
 from .core import CgdError
 from .generate import Engine, SampleConfig, Store, complete, sample_requests
@@ -34,9 +35,10 @@ def draft_summary(
     "A set of drafts in one line"
     if not traces: raise CgdError('no drafts: the table is empty')
     n, grades = len(traces), Counter(row['draft_grade'] for row in traces)
+    tokens = [row['draft_tokens'] for row in traces if row['draft_tokens'] is not None]   # some servers do not count
     return dict(n=n, **{str(grade): count / n for grade, count in sorted(grades.items(), key=str)},
                 truncated=sum(row['draft_finish'] == 'length' for row in traces) / n,
-                mean_tokens=sum(row['draft_tokens'] for row in traces) / n)
+                mean_tokens=mean(tokens) if tokens else None)
 
 # %% ../nbs/04_rollouts.ipynb #unsolved
 def unsolved(

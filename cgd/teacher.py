@@ -10,7 +10,7 @@ __all__ = ['PRESETS', 'parse_verdict', 'split_sentences', 'Equation', 'read_equa
            'teach', 'direct', 'share_out', 'verdict_counts']
 
 # %% ../nbs/05_teacher.ipynb #imports
-import itertools, re, unicodedata
+import itertools, re, sys, unicodedata
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -740,6 +740,21 @@ def _require(rows:list[dict], columns:tuple, stage:str):
         for column in columns:
             if row.get(column) is None: raise CgdError(f'{stage}: row {row.get("row_id") or row.get("problem_id")} has no {column}; run the stage that makes it first')
 
+def _put_to(
+    ask:Callable,      # one of a teacher's methods
+    rows:list[dict],   # in order
+    store:Store|None,  # where completions are kept
+    lacking:str,       # what must be there
+    there:Callable[[dict], bool] # whether a row has it
+) -> list[Completion]: # one a row
+    "Ask a teacher about the rows that have all it needs; the others get an empty completion, and cost nothing"
+    asked = [row for row in rows if there(row)]
+    if left := [row['row_id'] for row in rows if not there(row)]:
+        some = ', '.join(left[:5]) + ', ...'*(len(left) > 5)
+        print(f'{ask.__name__}: left out {len(left)} of {len(rows)} rows without a {lacking}: {some}', file=sys.stderr)
+    came = iter(ask(asked, store))
+    return [next(came) if there(row) else Completion('', f'no {lacking}', 0, 0) for row in rows]
+
 def critique(
     traces:list[dict], # with drafts
     teacher,           # from `open_teacher`
@@ -749,9 +764,11 @@ def critique(
     _require(traces, ('prompt', 'draft', 'student'), 'critique')
     rows = [dict(row, teacher=teacher.name, preset=teacher.preset,
                  row_id=content_hash(row['problem_id'], row['sample'], row['student'], teacher.name, teacher.preset)) for row in traces]
+    def drafted(row): return row.get('draft_finish') not in ('too_long', 'refused')
+    done = _put_to(teacher.critique, rows, store, 'draft', drafted)
     return [dict(row, critique=c.text, critique_finish=c.finish_reason, critique_tokens=c.completion_tokens, critique_key=c.key,
                  verdict=parse_verdict(c.text, row['draft']) if c.finish_reason == 'stop' else 'unparsed')
-            for row, c in zip(rows, teacher.critique(rows, store))]
+            for row, c in zip(rows, done)]
 
 # %% ../nbs/05_teacher.ipynb #refine-stage
 def refine(
@@ -765,7 +782,7 @@ def refine(
     for row in traces:
         if (row['teacher'], row['preset']) != (teacher.name, teacher.preset):
             raise CgdError(f'refine: row {row["row_id"]} was reviewed by {row["teacher"]} ({row["preset"]}), not by {teacher.name} ({teacher.preset})')
-    done = teacher.refine(traces, store)
+    done = _put_to(teacher.refine, traces, store, 'critique', lambda row: row['critique'].strip())
     grades = outcomes(traces, [c.text for c in done], grader)
     return [dict(row, refinement=c.text, refinement_finish=c.finish_reason, refinement_tokens=c.completion_tokens, refinement_grade=g, refinement_key=c.key)
             for row, c, g in zip(traces, done, grades)]

@@ -79,7 +79,7 @@ def serve():
     servers = []
     def start(*args):
         servers.append(Server(*args))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        threading.Thread(target=servers[-1].serve_forever, args=(.02,), daemon=True).start()
         return servers[-1], f'http://127.0.0.1:{servers[-1].server_port}/v1'
     yield start
     for server in servers: server.shutdown(); server.server_close()
