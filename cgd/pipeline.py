@@ -14,7 +14,7 @@ __all__ = ['STAGES', 'RunConfig', 'split_benchmark', 'benchmark_name', 'training
            'sampled_entropy', 'analyse', 'regrade_run', 'score_table', 'gap_table']
 
 # %% ../nbs/11_pipeline.ipynb #imports
-import json, os, re, sys
+import io, json, os, re, sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
-from .core import CgdError, Config, read_table, write_atomic, write_table
+from .core import CgdError, Config, hold_folder, read_table, write_atomic, write_table
 from .data import decontaminate, load_problems, overlap
 from .benchmarks import Items, load_benchmark
 from .cluster import ClusterConfig, open_cluster
@@ -34,7 +34,7 @@ from .evaluate import GRADER_NAMES, EvalConfig, at_k_table, changed_outcomes, co
 from .generate import Engine, EngineConfig, SampleConfig, Store, engine_name, find_model, open_engine, sessions
 from .rivals import RIVALS, RLConfig, check_rival, split_method, train_rival
 from .rollouts import draft, unsolved
-from .teacher import TeacherConfig, critique, direct, ignored_settings, open_teacher, own_settings, share_out, teach
+from .teacher import TeacherConfig, critique, direct, doubts, ignored_settings, open_teacher, own_settings, share_out, teach
 from .probe import alignment_table, answer_entropy_table, attention_table, cosine_table, first_token_table, measure, uncertainty_gaps, uncertainty_table
 from .train import Shape, TrainConfig, check_training, merge, model_shape, read_losses, train
 from .views import ASK, VIEWS, Pairs, ViewConfig, build, compose, equal_budget, is_annealed, length_audit, lengths, same_pairs, target_tokens, views_of
@@ -369,13 +369,18 @@ def stages(
     upto:str='report' # what is wanted
 ) -> Iterator[tuple[str, object]]: # a stage's name and what it made
     "Every stage of a run, in order"
-    keep_config(check_config(cfg, upto))
+    check_config(cfg, upto)
+    with hold_folder(cfg.path()):
+        keep_config(cfg)
+        yield from _stages(cfg, upto)
+
+def _stages(cfg:RunConfig, upto:str) -> Iterator[tuple[str, object]]:
     with cfg.open_store() as store:
         tuned = {}
         for stage, tuned in tuning(cfg, store, upto) if cfg.methods else (): yield stage, tuned
         examine_all(cfg, {'base': cfg.student} | tuned, store)
         yield 'eval', list(cfg.path('records').iterdir())
-    yield 'report', report(cfg.path())
+    yield 'report', _report(cfg.path())
 
 # %% ../nbs/11_pipeline.ipynb #run-stages
 STAGES = 'draft', 'critique', 'refine', 'pairs', 'train', 'eval', 'report'
@@ -399,6 +404,7 @@ def drafted(
     problems = clean_rows(cfg, problems, 'problems')
     with open_student(cfg) as student: traces = fitting(draft(problems, student, store, cfg.draft))
     write_table(traces, cfg.path('drafts.parquet'))
+    for line in doubts(traces, 'draft_grade'): print(line, file=sys.stderr)
     if not cfg.drop_solved: return traces
     left = {p['problem_id'] for p in unsolved(problems, traces)}
     if not left: raise CgdError('drop_solved: every draft of every problem is right, so nothing is left to teach; take harder problems')
@@ -418,6 +424,7 @@ def taught(
             rows = work(rows, teacher, store)
             done += direct(rows, teacher, store) if work is teach and 'dsft' in needed_views(cfg) else rows
     write_table(done, cfg.path('traces.parquet' if work is teach else 'critiques.parquet'))
+    for line in doubts(done, 'verdict', 'refinement_grade', 'direct_grade'): print(line, file=sys.stderr)
     return done
 
 # %% ../nbs/11_pipeline.ipynb #held-out
@@ -687,6 +694,10 @@ def report(
     folder:str|Path # of a run with records
 ) -> str:           # the main tables, as text
     "Write every table as CSV, figure.png and report.html, and say what changed"
+    RunConfig.load(Path(folder, 'config.yaml'))   # or there is no run
+    with hold_folder(folder): return _report(folder)
+
+def _report(folder:str|Path) -> str:
     from matplotlib import pyplot as plt
     from cgd.figures import plot_run
     cfg, records, folder = RunConfig.load(Path(folder, 'config.yaml')), read_records(Path(folder)), Path(folder)
@@ -698,7 +709,8 @@ def report(
     for name, rows in tables.items():
         if rows: write_table(rows, folder/f'{name}.csv')
     figure = plot_run(scores, caption(cfg))
-    figure.savefig(folder/'figure.png', dpi=150); plt.close(figure)
+    figure.savefig(drawn := io.BytesIO(), dpi=150); plt.close(figure)
+    write_atomic(folder/'figure.png', drawn.getvalue())
     write_atomic(folder/'report.html', _page(cfg, records, tables))
     return '\n\n'.join([score_table(scores), *([gap_table(gaps)] if gaps else []), f'{caption(cfg)}\nAll of it is in {folder}/; open {folder/"report.html"} in a browser'])
 
@@ -757,6 +769,11 @@ def analyse(
 ) -> str:                    # the report
     "Measure what a run's students make of refinements, and report again"
     cfg = RunConfig.load(Path(folder, 'config.yaml'))
+    with hold_folder(folder):
+        _analyse(cfg, rows, problems, samples)
+        return _report(folder)
+
+def _analyse(cfg:RunConfig, rows:int, problems:str|None, samples:int):
     source, limit = split_benchmark(cfg.benchmarks[0])
     with Store(cfg.path('probed', 'store.sqlite')) as store:   # not the run's: its ledger is of the run alone
         traces, whose = looked_at(cfg, problems, store)
@@ -765,7 +782,6 @@ def analyse(
         if samples: tables['answer_entropy'] = sampled_entropy(cfg, load_benchmark(source, min(50, limit or 50)), samples, store)
     for name, lines in tables.items():
         if lines: write_table(lines, cfg.path('probed', f'{name}.csv'))
-    return report(folder)
 
 # %% ../nbs/11_pipeline.ipynb #regrade
 def regrade_run(
@@ -773,6 +789,10 @@ def regrade_run(
     allow_code:bool=False # whether code that models wrote may run here
 ) -> str:                 # what changed, and the report
     "Grade every stored answer again, and make the report anew"
+    RunConfig.load(Path(folder, 'config.yaml'))   # or there is no run
+    with hold_folder(folder): return _regrade(folder, allow_code)
+
+def _regrade(folder:str|Path, allow_code:bool) -> str:
     cfg, said, waiting = RunConfig.load(Path(folder, 'config.yaml')), [], []
     items = {benchmark_name(spec): load_benchmark(*split_benchmark(spec)) for spec in cfg.benchmarks}
     for (method, name), old in read_records(Path(folder)).items():
@@ -782,7 +802,7 @@ def regrade_run(
         said += [f'{method} on {name}: {c["n"]} graded {c["old"]} before and {c["new"]} now by {c["grader"]}'
                  for c in changed_outcomes(old, new) if c['old'] is not None]   # a new grader changes nothing
     for new, file in waiting: os.replace(new, file)   # only when all of them could be graded
-    return '\n'.join([*said, 'nothing changed' if not said else '', report(folder)])
+    return '\n'.join([*said, 'nothing changed' if not said else '', _report(folder)])
 
 # %% ../nbs/11_pipeline.ipynb #tables
 def _p(value:float|None) -> str: return '' if value is None or value != value else f'{value:.2g}'

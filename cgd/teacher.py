@@ -7,7 +7,7 @@ __all__ = ['PRESETS', 'parse_verdict', 'split_sentences', 'Equation', 'read_equa
            'Diagnosis', 'diagnose', 'topic', 'critique_text', 'refinement_text', 'Preset', 'load_preset',
            'preset_label', 'fence', 'fill', 'critique_messages', 'refine_messages', 'TeacherConfig', 'ReferenceTeacher',
            'reference_critiques', 'LMTeacher', 'ignored_settings', 'own_settings', 'open_teacher', 'critique', 'refine',
-           'teach', 'direct', 'share_out', 'verdict_counts']
+           'teach', 'direct', 'share_out', 'verdict_counts', 'doubts']
 
 # %% ../nbs/05_teacher.ipynb #imports
 import itertools, re, unicodedata
@@ -941,3 +941,28 @@ def verdict_counts(
         counted.append(dict(teacher=teacher, preset=preset, n=len(rows), **{v: sum(r['verdict'] == v for r in rows) for v in ('right', 'wrong', 'unparsed')},
                             truncated=sum(r['critique_finish'] == 'length' for r in rows), agree=round(agree/len(read), 3) if read else None))
     return counted
+
+# %% ../nbs/05_teacher.ipynb #doubts
+def _why_unparsed(rows:list[dict]) -> str:
+    cut = sum(r['critique_finish'] == 'length' for r in rows)
+    odd = [r['critique_finish'] for r in rows if r['critique_finish'] not in ('stop', 'length')]
+    if cut > len(rows) / 2: return f'{cut} of their critiques were cut; raise teach.max_new_tokens'
+    if len(odd) > len(rows) / 2: return f'their critiques ended with {odd[0]!r} and not with stop; look at the endpoint of teacher'
+    return 'their critiques have no line `Conclusion: right` or `Conclusion: wrong`; look at teach.preset, or take another teacher'
+
+def doubts(
+    traces:list[dict], # of one stage
+    *made:str          # what it made: verdict, or columns of grades
+) -> list[str]:        # one line each
+    "Verdicts that are mostly unparsed, and grades that are all missing"
+    said = []
+    for teacher in sorted({r['teacher'] for r in traces}) if 'verdict' in made else ():
+        rows = [r for r in traces if r['teacher'] == teacher]
+        unparsed = [r for r in rows if r['verdict'] == 'unparsed']
+        if len(unparsed) > len(rows) / 2:
+            said.append(f'{teacher}: {len(unparsed)} of {len(rows)} verdicts are unparsed: {_why_unparsed(unparsed)}')
+    for column in set(made) - {'verdict'}:
+        rows = [r for r in traces if column in r]
+        if rows and all(r[column] is None for r in rows):
+            said.append(f'{column}: missing in all {len(rows)} rows: none of the problems has a reference (a gold answer)')
+    return sorted(said)
