@@ -38,16 +38,27 @@ _FAULTS = {
     errno.EMFILE: 'raise the limit on open files (ulimit -n), then start again',
     errno.ENOMEM: 'take a smaller model, batch or context'}
 _IN_WORDS = re.compile(r'(?:os error |\[Errno |Os \{ code: )(\d+)')   # what Rust libraries raise is no OSError
+_REFUSALS = {
+    'trust_remote_code': 'it wants to run code of its own, which is not done here; take a model whose type transformers knows',
+    'not recognize this architecture': 'transformers knows no such type of model; take another one, or a newer transformers',
+    'eights only load failed': 'its weights are a pickle that holds more than numbers; take them as safetensors'}
+_MODEL = re.compile(r'(?:hf|vllm):(\S+?): |repository (\S+) contains')
+
+def _explain_refusal(said:str) -> str|None:
+    model = _MODEL.search(said)
+    mend = next((mend for words, mend in _REFUSALS.items() if words in said), None)
+    return mend and f'{(model[1] or model[2]) if model else "the model"}: {mend}'
 
 def explain_fault(
     error:BaseException # whatever was raised
 ) -> str|None:          # one line; None if it is another kind of error
-    "What the operating system refused, where, and what mends it"
+    "What the operating system refused, or whoever loads a model; where, and what mends it"
     seen = error
     while seen is not None:
         number, path = getattr(seen, 'errno', None), getattr(seen, 'filename', None)
         if words := None if number else _IN_WORDS.search(str(seen)): number = int(words[1])
         if number in _FAULTS: return f'{path or "a file could not be written"}: {os.strerror(number)}; {_FAULTS[number]}'
+        if refusal := _explain_refusal(str(seen)): return refusal
         seen = seen.__cause__ or seen.__context__
 
 # %% ../nbs/00_core.ipynb #content-hash
