@@ -961,8 +961,8 @@ def doubts(
         unparsed = [r for r in rows if r['verdict'] == 'unparsed']
         if len(unparsed) > len(rows) / 2:
             said.append(f'{teacher}: {len(unparsed)} of {len(rows)} verdicts are unparsed: {_why_unparsed(unparsed)}')
-    for column in set(made) - {'verdict'}:
-        rows = [r for r in traces if column in r]
+    for column in made:
+        rows = [r for r in traces if column != 'verdict' and column in r]
         if rows and all(r[column] is None for r in rows):
             said.append(f'{column}: missing in all {len(rows)} rows: none of the problems has a reference (a gold answer)')
-    return sorted(said)
+    return said
