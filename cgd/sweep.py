@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import PositiveFloat
 
-from .core import CgdError, Config, read_table, write_table
+from .core import CgdError, Config, hold_folder, read_table, write_table
 from .analysis import drift, imitation, ledger, oracle_sessions, reasoning
 from .evaluate import by_problem, compare, crossed, graders_in, graders_of, holm, mean_interval, summarise
 from .generate import Store, sessions
@@ -110,6 +110,9 @@ def run_sweep(
     hours:PositiveFloat|None=None # of this sitting; None: to the end
 ) -> str:                         # the tables, as text
     "Run what is not done yet, one run after the other, and keep the tables up to date"
+    with hold_folder(sweep.path()): return _run_sweep(sweep, hours)
+
+def _run_sweep(sweep:SweepConfig, hours:float|None) -> str:
     plan, began, took = cells(sweep), time.monotonic(), []
     todo = [cell for cell in plan if not finished(cell)]
     for cell in todo:

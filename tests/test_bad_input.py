@@ -1,5 +1,10 @@
 "What a user can get wrong ends in one clear message, without a traceback, and what is good is kept."
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +83,85 @@ def test_problems_without_a_gold_answer_need_an_lm_teacher(cgd, tmp_path, tiny_m
 def test_debug_shows_the_traceback(cgd):
     from cgd.core import CgdError
     with pytest.raises(CgdError): cgd('--debug', 'draft', 'nowhere.yaml')
+
+
+def model_like(folder, student, **config):
+    "A copy of a model with other words in its config"
+    shutil.copytree(student, folder)
+    values = json.loads((folder/'config.json').read_text()) | config
+    (folder/'config.json').write_text(json.dumps(values))
+    return str(folder)
+
+
+class Runs:
+    "A pickle that runs a command when it is loaded"
+    def __init__(self, file): self.file = file
+    def __reduce__(self): return os.system, (f'touch {self.file}',)
+
+
+def test_a_model_with_code_of_its_own_is_refused(cgd, tmp_path, tiny_model):
+    own = model_like(tmp_path/'own', tiny_model, model_type='mine', auto_map=dict(AutoConfig='config_mine.Mine'))
+    (tmp_path/'own'/'config_mine.py').write_text(f'open({str(tmp_path/"ran")!r}, "w")')
+    code, said = cgd('draft', 'cpu', '--n-problems', '2', student=own)
+    assert code == 1 and 'run code of its own' in said.strip().splitlines()[-1] and 'Traceback' not in said
+    assert not (tmp_path/'ran').exists()
+    new = model_like(tmp_path/'new', tiny_model, model_type='mine')
+    code, said = cgd('draft', 'cpu', '--name', 'new-type', '--n-problems', '2', student=new)
+    assert code == 1 and 'no such type of model' in said.strip().splitlines()[-1] and 'Traceback' not in said
+
+
+def test_a_pickle_that_does_more_than_hold_weights_is_refused(cgd, tmp_path, tiny_model):
+    import torch
+    folder = Path(model_like(tmp_path/'pickle', tiny_model))
+    (folder/'model.safetensors').unlink()
+    torch.save(dict(weights=Runs(tmp_path/'ran')), folder/'pytorch_model.bin')
+    code, said = cgd('draft', 'cpu', '--n-problems', '2', student=str(folder))
+    assert code == 1 and 'safetensors' in said.strip().splitlines()[-1] and 'Traceback' not in said
+    assert not (tmp_path/'ran').exists()
+
+
+CPU = Path(__file__).parent.parent/'data'/'results'/'cpu'
+NO_MOUNTS = not shutil.which('unshare') or subprocess.run(['unshare', '-rm', 'true'], capture_output=True).returncode != 0
+
+
+def report_in(tmp_path, *steps) -> tuple[int, str, dict]:
+    "Report a run under mounts of one's own: exit code, all that it said, and what the run's files then are"
+    start = f'{sys.executable} -c "import sys; from cgd.cli import main; sys.exit(main())"'
+    end = f'{start} report run/cpu; code=$?; rm -rf kept; cp -r run/cpu kept; exit $code'
+    done = subprocess.run(['unshare', '-rm', 'sh', '-c', ' && '.join([*steps, end])], cwd=tmp_path, text=True, capture_output=True)
+    files = {f.relative_to(tmp_path/'kept'): f.read_bytes() for f in (tmp_path/'kept').rglob('*') if f.is_file()}
+    return done.returncode, done.stdout + done.stderr, files
+
+
+@pytest.mark.skipif(NO_MOUNTS, reason='this machine lets nobody mount')
+@pytest.mark.parametrize('steps,want', [
+    (('mount -t tmpfs -o size=3m tmpfs run', f'cp -r {CPU} run', 'cat /dev/zero > run/fill || true'), 'No space left on device; make room'),
+    ((f'cp -r {CPU} run', 'mount --bind run run', 'mount -o remount,bind,ro run'), 'Read-only file system; see that it may be written')])
+def test_a_disk_that_takes_nothing(tmp_path, steps, want):
+    (tmp_path/'run').mkdir()
+    code, said, files = report_in(tmp_path, *steps)
+    assert code == 1 and said.strip().splitlines()[-1].startswith('cgd: ') and want in said and 'Traceback' not in said, said
+    before = {f.relative_to(CPU): f.read_bytes() for f in CPU.rglob('*') if f.is_file()}
+    assert {f: files.get(f) for f in before} == before   # nothing is lost
+
+
+def test_a_limit_on_files_stops_a_report_in_one_line(tmp_path):
+    shutil.copytree(CPU, tmp_path/'cpu')
+    code = 'import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); from cgd.cli import main; sys.exit(main())'
+    done = subprocess.run([sys.executable, '-c', code, 'report', str(tmp_path/'cpu')], text=True, capture_output=True)
+    assert done.returncode == 1 and 'File too large' in done.stderr and 'Traceback' not in done.stderr, done.stderr
+    assert (tmp_path/'cpu'/'report.html').exists() == (CPU/'report.html').exists()
+
+
+def test_a_file_where_the_runs_folder_should_be(cgd, tmp_path):
+    (tmp_path/'cpu').write_text('mine')
+    code, said = cgd('draft', 'cpu')
+    assert code == 1 and 'a file is where a folder is wanted' in said and 'Traceback' not in said
+    assert (tmp_path/'cpu').read_text() == 'mine'
+
+
+def test_aliases_that_grow_beyond_measure(cgd, tmp_path):
+    lines = ['a: &a [x, x, x, x, x, x, x, x, x, x]', *(f'{b}: &{b} [{", ".join([f"*{a}"] * 10)}]' for a, b in zip('abcdef', 'bcdefg'))]
+    (tmp_path/'bomb.yaml').write_text('\n'.join(lines))
+    code, said = cgd('draft', str(tmp_path/'bomb.yaml'))
+    assert code == 1 and 'aliases' in said and len(said) < 1000

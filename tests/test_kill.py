@@ -5,11 +5,13 @@ import random
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 
 import pytest
 
-from cgd.core import CgdError, write_table
+from cgd.core import CgdError, hold_folder, read_table, write_table
 from cgd.generate import Completion, Request, Store, add_completion, begin_session, complete, open_engine, salvage
 
 # fresh processes that have the slow imports behind them: a kill needs a real process, not twenty seconds of start-up
@@ -229,3 +231,29 @@ def test_two_processes_fill_one_store(filled, tmp_path):
     for process in both: process.join()
     assert [process.exitcode for process in both] == [0, 0]
     with Store(tmp_path/'both.sqlite') as store: assert len(store) == 400
+
+
+def test_of_two_runs_in_one_folder_one_is_refused_and_the_other_ends_whole(tmp_path, tiny_student, long):
+    "All of the method with --long, or else its drafts; the one that is refused says who has the folder"
+    start = 'import sys; from cgd.cli import main; sys.exit(main())'
+    words = [sys.executable, '-c', start, 'run' if long else 'draft', 'cpu', '--folder', tmp_path, '--student', tiny_student,
+             '--student-engine', 'hf', '--n-problems', '12', '--draft.max-new-tokens', '16', '--eval.max-new-tokens', '8',
+             '--benchmarks', 'test:4', '--train.epochs', '1', '--train.backend', 'trl', '--train.max-length', '1024']
+    both = [subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    ended = [(p.pid, *p.communicate(timeout=600), p.returncode) for p in both]
+    (winner, _, _, first), (_, _, said, second) = sorted(ended, key=lambda e: e[3])
+    assert (first, second) == (0, 1), ended
+    line = said.strip().splitlines()[-1]
+    assert f'in use by process {winner} on ' in line and 'Traceback' not in said
+    assert read_table(tmp_path/'cpu'/'drafts.parquet') and (tmp_path/'cpu'/'.lock').read_text() == ''
+    if long: assert (tmp_path/'cpu'/'report.html').exists() and not list((tmp_path/'cpu'/'models').glob('.*.part'))
+
+
+def test_a_killed_run_holds_no_folder(tmp_path):
+    code = 'import sys, time; from cgd.core import hold_folder\nwith hold_folder(sys.argv[1]): print(flush=True); time.sleep(60)'
+    other = subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], stdout=subprocess.PIPE)
+    other.stdout.readline()
+    with pytest.raises(CgdError, match=f'in use by process {other.pid}'), hold_folder(tmp_path): pass
+    other.kill()
+    other.wait()
+    with hold_folder(tmp_path): pass
