@@ -6,10 +6,10 @@
 __all__ = ['SampleConfig', 'Request', 'sample_requests', 'Completion', 'request_key', 'salvage', 'Store', 'begin_session',
            'add_completion', 'sessions', 'contents', 'export', 'find_store', 'merge', 'prune', 'cache_folder',
            'embedded_student', 'find_model', 'fingerprint', 'chat_pieces', 'chat_ids', 'marked', 'EngineConfig',
-           'resolve_dtype', 'Memory', 'device_memory', 'model_context', 'weights_memory', 'memory_fault', 'Engine',
-           'LocalEngine', 'VllmEngine', 'HfEngine', 'OpenAIEngine', 'RecordedEngine', 'engine_env', 'Worker',
-           'vllm_fault', 'open_engine', 'engine_name', 'complete', 'Unsupported', 'ScoreRequest', 'Score', 'score_text',
-           'score_pairs', 'score']
+           'resolve_dtype', 'is_tuned_whole', 'Memory', 'device_memory', 'model_context', 'weights_memory',
+           'memory_fault', 'Engine', 'LocalEngine', 'VllmEngine', 'HfEngine', 'OpenAIEngine', 'RecordedEngine',
+           'engine_env', 'Worker', 'vllm_fault', 'open_engine', 'engine_name', 'complete', 'Unsupported',
+           'ScoreRequest', 'Score', 'score_text', 'score_pairs', 'score']
 
 # %% ../nbs/03_generate.ipynb #imports
 import asyncio, contextlib, dataclasses, fcntl, importlib.metadata, json, math, os, queue, random, re, shutil, sqlite3, subprocess, sys, tempfile, threading, time, traceback
@@ -436,10 +436,14 @@ def fingerprint(
     folder = Path(folder)
     if folder.parent.name == 'snapshots' and folder.parents[1].name.startswith('models--'): return folder.name
     files = sorted({f for pattern in _WEIGHTS for f in folder.glob(pattern)})
-    stamp = content_hash(str(folder), [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files])
+    found = [(f.name, f.stat()) for f in files]
+    stamp = content_hash(str(folder), [(n, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for n, s in found])
     known = cache_folder()/'fingerprints'/stamp
-    if not known.exists(): write_atomic(known, content_hash([(f.name, checksum(f)) for f in files]))
-    return known.read_text()
+    if known.exists(): return known.read_text()
+    mark = content_hash([(f.name, checksum(f)) for f in files])
+    fresh = max((s.st_ctime_ns for _, s in found), default=0) > time.time_ns() - 2*10**9   # the clock of files has ticks
+    if not fresh: write_atomic(known, mark)
+    return mark
 
 # %% ../nbs/03_generate.ipynb #chat-template
 def _chat_template(folder:str) -> str|None:
@@ -527,6 +531,15 @@ def resolve_dtype(
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return 'bfloat16' if native else 'float32'
 
+# %% ../nbs/03_generate.ipynb #tuned-whole
+def is_tuned_whole(
+    folder:str|Path # of a model
+) -> bool:          # its config says float32, and a record of training lies beside it
+    "Whether a folder holds a whole student that was trained here"
+    if not Path(folder, 'train.json').is_file(): return False
+    own = json.loads(Path(folder, 'config.json').read_text())
+    return (own.get('dtype') or own.get('torch_dtype')) == 'float32'
+
 # %% ../nbs/03_generate.ipynb #device-memory
 class Memory(NamedTuple):
     "Of the device that models run on"
@@ -604,6 +617,7 @@ class Engine:
         start, rows, tokens, load = time.perf_counter(), 0, 0, 0.
         if self.load_seconds is None:
             self.load()
+            self.identity   # raises if files were changed while they were read
             self.load_seconds = load = time.perf_counter() - start
         scored = {key: request for key, request in missing.items() if hasattr(request, 'completion')}
         asked = {key: request for key, request in missing.items() if key not in scored}
@@ -624,14 +638,22 @@ class LocalEngine(Engine):
             if not Path(adapter, 'adapter_config.json').is_file(): raise CgdError(f'{adapter}: not an adapter folder: it has no adapter_config.json')
         if os.path.isdir(Path(model).expanduser()): self.name = f'{Path(self.folder).name}-{fingerprint(self.folder)[:8]}'
         self.base_name = self.name
+        self.marks = {folder: fingerprint(folder) for folder in (self.folder, *self.adapters)}
         template = _chat_template(self.folder)
         if not template: raise CgdError(f'{model}: has no chat template; add a chat_template.jinja to its folder, or use an instruct model')
         self.context = cfg.max_model_len or model_context(self.folder)
         if not self.context: raise CgdError(f'{model}: its config.json does not say how long a context it takes; set max_model_len')
-        self.dtype = resolve_dtype(cfg.dtype)
-        self.identity = dict(kind=spec.partition(':')[0], model=fingerprint(self.folder), template=content_hash(template), dtype=self.dtype,
+        self.dtype = 'float32' if cfg.dtype == 'auto' and is_tuned_whole(self.folder) else resolve_dtype(cfg.dtype)
+        self.settings = dict(kind=spec.partition(':')[0], model=self.marks[self.folder], template=content_hash(template), dtype=self.dtype,
                              context=self.context, quantization=cfg.quantization, **(dict(thoughts=True) if cfg.keep_thoughts else {}))
         self.set_adapter(cfg.adapter)
+
+    @property
+    def identity(self) -> dict:
+        "What decides its texts; raises CgdError if a folder isn't what it was when the engine was opened"
+        for folder in (self.folder, *([self.adapter] if self.adapter else [])):
+            if fingerprint(folder) != self.marks[folder]: raise CgdError(f'{folder}: has changed under an open engine; open the engine anew')
+        return self.settings | dict(adapter=self.adapter and self.marks[self.adapter])
 
     def check_memory(self):
         "Raise CgdError if the model cannot be loaded here"
@@ -641,8 +663,8 @@ class LocalEngine(Engine):
     def set_adapter(self, adapter:str|None):
         "Use another adapter from now on, or none; raises CgdError for one that the engine was not opened with"
         if adapter and adapter not in self.adapters: raise CgdError(f'{adapter}: open the engine with it among `adapters`; it has {", ".join(self.adapters) or "none"}')
-        self.adapter, self.identity = adapter, self.identity | dict(adapter=adapter and fingerprint(adapter))
-        self.name = f'{self.base_name}+{Path(adapter).name}-{self.identity["adapter"][:8]}' if adapter else self.base_name
+        self.adapter = adapter
+        self.name = f'{self.base_name}+{Path(adapter).name}-{self.marks[adapter][:8]}' if adapter else self.base_name
 
     def prompts(self, missing:dict[str, Request]) -> Iterator[tuple[str, Request, list[int]|Completion]]:
         "Each request with its token ids, or with the empty completion of a prompt that does not fit"
@@ -736,7 +758,8 @@ class HfEngine(LocalEngine):
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, padding_side='left')
         if self.tokenizer.pad_token is None: self.tokenizer.pad_token = self.tokenizer.eos_token
         self.lm = transformers.AutoModelForCausalLM.from_pretrained(self.folder, dtype=getattr(torch, self.dtype))
-        for adapter in self.adapters: self.lm.load_adapter(str(Path(adapter).absolute()), adapter_name=fingerprint(adapter))
+        for mark, adapter in {self.marks[a]: a for a in self.adapters}.items():   # equal ones once
+            self.lm.load_adapter(str(Path(adapter).absolute()), adapter_name=mark)
         self.lm.eval().to('cuda' if torch.cuda.is_available() else 'cpu')
 
     def run(self, missing:dict[str, Request]) -> Iterator[Completion]:
@@ -756,7 +779,7 @@ class HfEngine(LocalEngine):
         return _hf_scores(self, missing)
 
     def _wear(self):
-        if self.adapter: self.lm.enable_adapters(); self.lm.set_adapter(self.identity['adapter'])
+        if self.adapter: self.lm.enable_adapters(); self.lm.set_adapter(self.marks[self.adapter])
         elif self.adapters: self.lm.disable_adapters()
 
 # %% ../nbs/03_generate.ipynb #hf-batch
@@ -948,10 +971,11 @@ def _serve(pipe, spec:str, options:dict, env:dict):
     set_up_child(env)
     with open_engine(spec, **options, in_process=True) as engine:
         while True:
-            try: session, path, rows, adapter = pipe.recv()
+            try: session, path, rows, adapter, identity = pipe.recv()
             except EOFError: return
             try:
                 engine.set_adapter(adapter)
+                if engine.identity != identity: raise CgdError(f'{spec}: its files have changed under an open engine; open the engine anew')
                 with Store(path) as store: engine.fill({key: _request(row) for key, row in rows}, store, session, lambda rows, tokens: None)
                 pipe.send((CgdError, ''))
             except CgdError as e: pipe.send((CgdError, str(e)))
@@ -982,14 +1006,18 @@ class Worker(Engine):
     def set_adapter(self, adapter:str|None):
         "See `LocalEngine.set_adapter`; the process stays, and the model in it"
         self.engine.set_adapter(adapter)
-        self.name, self.identity = self.engine.name, self.engine.identity
+        self.name = self.engine.name
+
+    @property
+    def identity(self) -> dict: return self.engine.identity   # checks the files
 
     def fill(self, missing:dict[str, Request], store:Store, session:int, tick:Callable) -> None:
         "Send the work, watch the store, and raise what the child reports"
-        log = f'{store.path}.log'
+        log, identity = f'{store.path}.log', self.identity
         if not self.process: self.process, self.pipe = _start_child(self.spec, self.cfg, log)
         try:
-            self.pipe.send((session, str(store.path), [(key, vars(r)) for key, r in missing.items()], self.engine.adapter))
+            rows = [(key, vars(r)) for key, r in missing.items()]
+            self.pipe.send((session, str(store.path), rows, self.engine.adapter, identity))
             while not self.pipe.poll(.3):
                 tick(*store._do('SELECT count(*), coalesce(sum(completion_tokens), 0) FROM completions WHERE session = ?', (session,))[0])
             kind, fault = self.pipe.recv()
