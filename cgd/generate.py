@@ -534,9 +534,9 @@ def resolve_dtype(
 # %% ../nbs/03_generate.ipynb #tuned-whole
 def is_tuned_whole(
     folder:str|Path # of a model
-) -> bool:          # its config says float32, and a record of training lies beside it
+) -> bool:          # its config says float32, and the record of a training or a merge lies beside it
     "Whether a folder holds a whole student that was trained here"
-    if not Path(folder, 'train.json').is_file(): return False
+    if not any(Path(folder, record).is_file() for record in ('train.json', 'merged.json')): return False
     own = json.loads(Path(folder, 'config.json').read_text())
     return (own.get('dtype') or own.get('torch_dtype')) == 'float32'
 
@@ -652,7 +652,8 @@ class LocalEngine(Engine):
     def identity(self) -> dict:
         "What decides its texts; raises CgdError if a folder isn't what it was when the engine was opened"
         for folder in (self.folder, *([self.adapter] if self.adapter else [])):
-            if fingerprint(folder) != self.marks[folder]: raise CgdError(f'{folder}: has changed under an open engine; open the engine anew')
+            if fingerprint(folder) != self.marks[folder]:
+                raise CgdError(f'{folder}: has changed under an open engine; open the engine anew')
         return self.settings | dict(adapter=self.adapter and self.marks[self.adapter])
 
     def check_memory(self):
@@ -975,7 +976,8 @@ def _serve(pipe, spec:str, options:dict, env:dict):
             except EOFError: return
             try:
                 engine.set_adapter(adapter)
-                if engine.identity != identity: raise CgdError(f'{spec}: its files have changed under an open engine; open the engine anew')
+                if engine.identity != identity:
+                    raise CgdError(f'{spec}: its files have changed under an open engine; open the engine anew')
                 with Store(path) as store: engine.fill({key: _request(row) for key, row in rows}, store, session, lambda rows, tokens: None)
                 pipe.send((CgdError, ''))
             except CgdError as e: pipe.send((CgdError, str(e)))

@@ -261,8 +261,9 @@ def load_base(
     half = getattr(torch, training_dtype(cfg))
     four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=half, bnb_4bit_use_double_quant=True)
     attention = 'flash_attention_2' if batching != 'padded' and _flash(cfg) else None
-    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention, quantization_config=four_bit if cfg.method == 'qlora' else None,
-                                                 dtype=torch.float32 if cfg.method == 'full' else half)  # small updates vanish in 16 bits
+    dtype = torch.float32 if cfg.method == 'full' else half   # small updates vanish in 16 bits
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention,
+                                                 quantization_config=four_bit if cfg.method == 'qlora' else None)
     mend_generation(model.generation_config, folder)
     return model
 
@@ -893,8 +894,7 @@ def _merge(folder:str, adapter:str, out:str):
     part = Path(out).with_name(f'.{Path(out).name}.part')
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(str(part)); AutoTokenizer.from_pretrained(folder).save_pretrained(str(part))
-    if (record := Path(adapter)/'train.json').exists(): shutil.copy(record, part)
-    else: write_atomic(part/'train.json', json.dumps(dict(base=Path(folder).name)))
+    write_atomic(part/'merged.json', json.dumps(dict(base=fingerprint(folder), adapter=fingerprint(adapter))))
     _replace_folder(part, Path(out))
 
 def merge(
