@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'TrainConfig', 'accumulation', 'devices', 'choose_parallel', 'check_devices', 'choose_backend',
-           'torch_logprobs', 'choose_batching', 'crosstalk', 'training_dtype', 'lora_config', 'load_base', 'last_good',
-           'check_validation', 'check_loggers', 'check_hub', 'Watch', 'watcher', 'update_arguments', 'saving_arguments',
-           'on_these_devices', 'quiet_trainer', 'read_losses', 'hub_id', 'model_card', 'versions', 'check_hardware',
-           'check_training', 'run_trainer', 'peak_gib', 'deliver', 'fit', 'train_env', 'start_ranks', 'train', 'Shape',
-           'model_shape', 'expected_memory', 'change_to_fit', 'memory_note', 'merge']
+           'torch_logprobs', 'choose_batching', 'crosstalk', 'training_dtype', 'mend_generation', 'lora_config',
+           'load_base', 'last_good', 'check_validation', 'check_loggers', 'check_hub', 'Watch', 'watcher',
+           'update_arguments', 'saving_arguments', 'on_these_devices', 'quiet_trainer', 'read_losses', 'hub_id',
+           'model_card', 'versions', 'check_hardware', 'check_training', 'run_trainer', 'peak_gib', 'deliver', 'fit',
+           'train_env', 'start_ranks', 'train', 'Shape', 'model_shape', 'expected_memory', 'change_to_fit',
+           'memory_note', 'merge']
 
 # %% ../nbs/07_train.ipynb #imports
 import csv, errno, importlib.metadata, importlib.util, io, json, logging, math, os, resource, shutil, sys, time
@@ -210,6 +211,20 @@ def _checkpointing(cfg:TrainConfig) -> bool:
     import torch
     return torch.cuda.is_available() if cfg.gradient_checkpointing is None else cfg.gradient_checkpointing
 
+# %% ../nbs/07_train.ipynb #mend-generation
+def mend_generation(
+    how,       # a model's GenerationConfig, or None
+    folder:str # of the model, named in the error
+):
+    "Make a generation config one that transformers saves; raises CgdError if it stays wrong"
+    if how is None: return
+    try: how.validate(strict=True)
+    except ValueError: how.do_sample = True
+    try: how.validate(strict=True)
+    except ValueError as e:
+        why = ' '.join(str(e).split())[:300]
+        raise CgdError(f'{folder}/generation_config.json: transformers would not save it: {why}; mend that file') from None
+
 # %% ../nbs/07_train.ipynb #load-unsloth
 def _load_unsloth(folder:str, cfg:TrainConfig, batching:str):
     import torch
@@ -220,6 +235,7 @@ def _load_unsloth(folder:str, cfg:TrainConfig, batching:str):
         else: dtype = torch.float32
     model, _ = FastLanguageModel.from_pretrained(folder, max_seq_length=cfg.max_length, dtype=dtype, load_in_4bit=cfg.method == 'qlora',
                                                  full_finetuning=cfg.method == 'full', **precise)
+    mend_generation(model.generation_config, folder)
     if cfg.method == 'full': return model
     return FastLanguageModel.get_peft_model(model, r=cfg.lora_r, lora_alpha=cfg.lora_alpha, lora_dropout=cfg.lora_dropout, target_modules='all-linear',
                                             use_gradient_checkpointing='unsloth' if _checkpointing(cfg) else False, random_state=cfg.seed)
@@ -245,8 +261,11 @@ def load_base(
     half = getattr(torch, training_dtype(cfg))
     four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=half, bnb_4bit_use_double_quant=True)
     attention = 'flash_attention_2' if batching != 'padded' and _flash(cfg) else None
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32 if cfg.method == 'full' else half,  # small updates vanish in 16 bits
-                                                quantization_config=four_bit if cfg.method == 'qlora' else None, attn_implementation=attention)
+    dtype = torch.float32 if cfg.method == 'full' else half   # small updates vanish in 16 bits
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention,
+                                                 quantization_config=four_bit if cfg.method == 'qlora' else None)
+    mend_generation(model.generation_config, folder)
+    return model
 
 def _load_trl(folder:str, cfg:TrainConfig, batching:str):
     from peft import get_peft_model, prepare_model_for_kbit_training
@@ -558,6 +577,9 @@ def check_hardware(
     import torch
     check_devices(cfg)
     if cfg.method == 'qlora' and not torch.cuda.is_available(): raise CgdError('method=qlora needs a GPU; take method=lora')
+    if Path(folder, 'generation_config.json').exists():
+        from transformers import GenerationConfig
+        mend_generation(GenerationConfig.from_pretrained(folder), folder)
     context = model_context(folder)
     if context and cfg.max_length > context: raise CgdError(f'max_length={cfg.max_length} is more than the {context} tokens of {folder}; lower it')
 
@@ -865,14 +887,14 @@ def _merge(folder:str, adapter:str, out:str):
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    record = Path(adapter)/'train.json'
-    dtype = json.loads(record.read_text())['dtype'] if record.exists() else 'auto'
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype if dtype == 'auto' else getattr(torch, dtype))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)   # 16 bits would lose a good part of the update
+    mend_generation(model.generation_config, folder)
     try: model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except (RuntimeError, ValueError) as e: raise CgdError(f'{adapter}: does not fit the base {folder}: {str(e).splitlines()[0]}') from None
     part = Path(out).with_name(f'.{Path(out).name}.part')
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(str(part)); AutoTokenizer.from_pretrained(folder).save_pretrained(str(part))
+    write_atomic(part/'merged.json', json.dumps(dict(base=fingerprint(folder), adapter=fingerprint(adapter))))
     _replace_folder(part, Path(out))
 
 def merge(
@@ -888,7 +910,7 @@ def merge(
     record = adapter/'train.json'
     if record.exists() and json.loads(record.read_text())['base_fingerprint'] != fingerprint(folder):
         raise CgdError(f'{adapter}: trained on another base than {base}; its train.json names {json.loads(record.read_text())["base"]}')
-    made_from = content_hash(fingerprint(folder), fingerprint(str(adapter)))
+    made_from = content_hash(fingerprint(folder), fingerprint(str(adapter)), 'float32')
     if not is_current(out, made_from):
         out.parent.mkdir(parents=True, exist_ok=True)
         launch('cgd.train:_merge', folder, str(adapter), str(out), env=train_env() | dict(HF_HUB_DISABLE_PROGRESS_BARS='1'))

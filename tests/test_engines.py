@@ -1,11 +1,11 @@
 "Local engines: a batch changes nothing but the speed, and a model's process that dies is replaced"
-import dataclasses
+import dataclasses, os, shutil
 from importlib.util import find_spec
 
 import pytest
 
 from cgd.core import CgdError
-from cgd.generate import Request, Store, complete, open_engine
+from cgd.generate import Request, Store, complete, fingerprint, open_engine
 
 CONTEXT = 256   # of the tiny model
 
@@ -97,3 +97,53 @@ def test_a_model_that_cannot_fit_is_refused_before_it_is_loaded(tmp_path):
     with open_engine('vllm:smollm2', kv_cache_gib=10**4) as engine, Store(tmp_path/'store.sqlite') as store:
         with pytest.raises(CgdError, match='vllm:smollm2: kv_cache_gib: .* GiB that are free; set '): complete(engine, ask(1), store)
         assert len(store) == 0
+
+
+def overwrite(folder, other):
+    "What a second training does: other files in the same place"
+    shutil.rmtree(folder)
+    shutil.copytree(other, folder)
+
+
+@pytest.mark.parametrize('kind', ['hf', 'vllm'])
+def test_an_adapter_made_anew_under_an_open_engine_is_refused(tiny_model, adapters, kind, tmp_path):
+    "Neither the old one's answers under the new one's name, nor a traceback; a new engine answers with the new one"
+    if not find_spec(kind.replace('hf', 'transformers')): pytest.skip(f'{kind} is not installed')
+    mine, requests = str(shutil.copytree(adapters[0], tmp_path/'mine')), ask(2, max_new_tokens=12)
+    with Store(tmp_path/'s.sqlite') as store:
+        with open_engine(f'{kind}:{tiny_model}', dtype='float32', adapters=(mine, adapters[1])) as engine:
+            engine.set_adapter(mine); old = complete(engine, requests, store)
+            overwrite(mine, adapters[1])
+            with pytest.raises(CgdError, match='mine: has changed under an open engine; open the engine anew'): complete(engine, requests, store)
+            engine.set_adapter(mine)
+            with pytest.raises(CgdError, match='has changed under an open engine'): complete(engine, ask(3), store)
+            engine.set_adapter(adapters[1]); other = complete(engine, requests, store)   # what did not change goes on
+            assert len(store) == 4
+        with open_engine(f'{kind}:{tiny_model}', dtype='float32', adapter=mine) as engine: new = complete(engine, requests, store)
+    assert [c.text for c in new] == [c.text for c in other] != [c.text for c in old]
+
+
+def test_files_that_go_or_change_before_the_model_is_loaded_are_noticed(tiny_model, adapters, tmp_path):
+    mine, base = str(shutil.copytree(adapters[0], tmp_path/'mine')), str(shutil.copytree(tiny_model, tmp_path/'base'))
+    with Store(tmp_path/'s.sqlite') as store:
+        with open_engine(f'hf:{base}', dtype='float32', adapter=mine) as engine:
+            shutil.rmtree(mine)
+            with pytest.raises(CgdError, match='mine: has changed'): complete(engine, ask(1), store)
+        with open_engine(f'hf:{base}', dtype='float32', in_process=True) as engine:
+            complete(engine, ask(1), store)
+            config = tmp_path/'base'/'generation_config.json'
+            config.write_text(config.read_text() + '\n')
+            with pytest.raises(CgdError, match='base: has changed'): complete(engine, ask(1), store)
+        assert len(store) == 1
+
+
+def test_a_fingerprint_sees_a_change_within_one_tick_of_the_clock(tiny_model, tmp_path):
+    "Same size, same time of change: as two quick writes leave it, or a copy that keeps times"
+    folder = shutil.copytree(tiny_model, tmp_path/'model')
+    weights = folder/'model.safetensors'
+    data, stat, seen = bytearray(weights.read_bytes()), weights.stat(), set()
+    for value in range(4):
+        data[-1] = value
+        weights.write_bytes(data); os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        seen.add(fingerprint(folder))
+    assert len(seen) == 4

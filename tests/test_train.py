@@ -1,5 +1,5 @@
 "What a notebook cannot show well: training killed in mid-run goes on as if nothing had happened, and both backends learn the same"
-import json, os, random, signal, subprocess, sys, threading, time
+import json, os, random, shutil, signal, subprocess, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 
@@ -150,3 +150,95 @@ def test_target_longer_than_context(student, tmp_path):
 def test_adapter_of_another_base(whole, tmp_path):
     with pytest.raises(CgdError, match='trained on another base'): merge(tiny_student(tmp_path/'other', seed=1), whole[0], tmp_path/'merged')
     assert not (tmp_path/'merged').exists()
+
+def shares(base, adapter, evaluated):
+    "Of the update that an adapter holds: <d_evaluated, d>/<d, d> and the cosine between them, over all matrices that it changes"
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+    start = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    before = {k: v.clone() for k, v in start.state_dict().items()}
+    exact = PeftModel.from_pretrained(start, adapter).merge_and_unload().state_dict()
+    now = {k: v.float() for k, v in evaluated.state_dict().items()}
+    changed = [(now[k] - before[k], exact[k] - before[k]) for k in before if (exact[k] != before[k]).any()]
+    both, wanted, got = (sum((a*b).sum().item() for a, b in pairs) for pairs in (changed, [(d, d) for _, d in changed], [(d, d) for d, _ in changed]))
+    return both/wanted, both/(wanted*got)**.5
+
+def slight_adapter(base, folder, size=.002):
+    "An adapter that changes each matrix by a share of its size, as the default training does, and says that it was trained in bfloat16"
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+    from cgd.generate import fingerprint
+    torch.manual_seed(0)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(r=16, lora_alpha=32, target_modules='all-linear', init_lora_weights=False))
+    for layer in (m for m in model.modules() if hasattr(m, 'lora_B')):
+        layer.lora_B['default'].weight.data *= size*layer.weight.norm()/layer.get_delta_weight('default').norm()
+    model.save_pretrained(folder)
+    (folder/'train.json').write_text(json.dumps(dict(base='slice', base_fingerprint=fingerprint(base), dtype='bfloat16')))
+    return folder
+
+@pytest.fixture(scope='module')
+def real_slice(tmp_path_factory):
+    "The embedded student's first two layers, in the bfloat16 that it is stored in"
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from cgd.generate import find_model
+    folder, out = find_model('smollm2'), tmp_path_factory.mktemp('slice')
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, num_hidden_layers=2)
+    model.save_pretrained(out); AutoTokenizer.from_pretrained(folder).save_pretrained(out)
+    return str(out)
+
+@pytest.mark.parametrize('made_by', ['merge', 'full'])
+def test_the_update_arrives_in_the_model_that_is_evaluated(real_slice, tmp_path, monkeypatch, made_by):
+    "Also where the hardware likes bfloat16: an update of the default run's size is less than a step of it"
+    import torch
+    from transformers import AutoModelForCausalLM
+    from cgd.generate import EngineConfig, HfEngine
+    monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: True)
+    if made_by == 'merge':
+        adapter = slight_adapter(real_slice, tmp_path/'adapter')
+        folder = merge(real_slice, adapter, tmp_path/'whole')
+    else:
+        folder = tmp_path/'whole'
+        record = fit(sums(4), TrainConfig(backend='trl', method='full', dtype='bfloat16', lr=1e-6, epochs=1, batch_size=4, warmup_share=0.), real_slice, folder)
+        assert record['dtype'] == 'bfloat16'
+    runs_in = getattr(torch, HfEngine(f'hf:{folder}', str(folder), EngineConfig()).dtype)
+    evaluated = AutoModelForCausalLM.from_pretrained(folder, dtype=runs_in)
+    if made_by == 'merge':
+        arrived, cosine = shares(real_slice, adapter, evaluated)
+        assert arrived > .999 and cosine > .999
+        rounded, cosine = shares(real_slice, adapter, evaluated.bfloat16())   # so the measure can tell
+        assert rounded < .95 and cosine < .95
+    else:
+        before = AutoModelForCausalLM.from_pretrained(real_slice, dtype=torch.float32).state_dict()
+        moved = [(now.float() != before[k]).float().mean().item() for k, now in evaluated.state_dict().items() if 'proj' in k]
+        assert min(moved) > .9   # in bfloat16, steps of 1e-6 would leave nearly all weights where they were
+
+def test_a_merge_of_before_is_made_again(real_slice, tmp_path):
+    "One that was merged in bfloat16, and marked so"
+    from cgd.core import content_hash, is_current, mark_current
+    from cgd.generate import fingerprint
+    adapter, out = slight_adapter(real_slice, tmp_path/'adapter'), tmp_path/'whole'
+    shutil.copytree(real_slice, out)
+    mark_current(out, content_hash(fingerprint(real_slice), fingerprint(str(adapter))))
+    merge(real_slice, adapter, out)
+    assert json.loads((out/'config.json').read_text())['dtype'] == 'float32'
+
+@pytest.mark.parametrize('how', [dict(temperature=.6), dict(top_p=.9, do_sample=False)])
+def test_a_student_with_a_temperature_and_no_sampling(student, tmp_path, how):
+    "transformers loads its generation config and refuses to save it: neither the training nor the merge may end so"
+    mine = str(shutil.copytree(student, tmp_path/'mine'))
+    config = tmp_path/'mine'/'generation_config.json'
+    config.write_text(json.dumps(json.loads(config.read_text()) | how))
+    few = TrainConfig(backend='trl', epochs=1, batch_size=4)
+    train(sums(4), few.model_copy(update=dict(method='full', lr=1e-4)), mine, tmp_path/'full', progress=False)
+    train(sums(4), few, mine, tmp_path/'adapter', progress=False)
+    for folder in (tmp_path/'full', merge(mine, tmp_path/'adapter', tmp_path/'merged')):
+        saved = json.loads(open(os.path.join(folder, 'generation_config.json')).read())
+        assert saved['do_sample'] and how.items() - dict(do_sample=False).items() <= saved.items()
+
+def test_a_generation_config_that_cannot_be_saved_is_refused_before_the_training(student, tmp_path):
+    mine = str(shutil.copytree(student, tmp_path/'mine'))
+    (tmp_path/'mine'/'generation_config.json').write_text(json.dumps(dict(length_penalty=.5)))
+    with pytest.raises(CgdError, match='generation_config.json: .*mend that file'): fit(sums(4), TrainConfig(backend='trl'), mine, tmp_path/'out')
