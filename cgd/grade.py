@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['GRADERS', 'Grade', 'last_boxed', 'boxed_answer', 'stated_answer', 'bare_answer', 'find_answer', 'last_number',
            'to_number', 'one_spelling', 'Tree', 'read_answer', 'split_unit', 'strict', 'boxed', 'flexible', 'lenient',
-           'letter', 'exact', 'grade_many', 'grade', 'outcomes']
+           'letter', 'exact', 'run_guarded', 'failed_grade', 'grade_many', 'grade', 'outcomes']
 
 # %% ../nbs/02_grade.ipynb #imports
-import logging, re
-from concurrent.futures import TimeoutError
-from dataclasses import dataclass
+import logging, os, pickle, re, signal, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
 from fractions import Fraction
-from functools import lru_cache, partial
-from multiprocessing import get_all_start_methods, get_context
+from functools import cache, lru_cache, partial
 from pkgutil import resolve_name
+from unicodedata import normalize
 
 from .core import CgdError, usable_cores
 
@@ -604,51 +604,111 @@ def exact(
 GRADERS = dict(strict=strict, boxed=boxed, lenient=lenient, flexible=flexible, letter=letter, exact=exact)  # name -> grader; a new one is a new entry
 
 # %% ../nbs/02_grade.ipynb #worker
-def _judge(grader:str, reference:str, completion:str) -> Grade:
-    try: return GRADERS[grader](reference, completion, slow=True)
-    except RecursionError: return Grade('wrong', find_answer(completion), 'nested too deeply to be read')
-
-def _start_worker(memory_gb:int):
+def _serve():
+    "What a worker does: it makes the calls that it is asked for, one after another"
     import resource
-    _judge('strict', r'\frac{\sqrt{2}}{2}', r'\boxed{2^{-1/2}}')   # the parser's slow start is not the first item's fault
-    wanted, (_, most) = memory_gb*2**30, resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))   # a limit from outside may be lower
+    asked, told = sys.stdin.buffer, os.fdopen(os.dup(1), 'wb')
+    os.dup2(2, 1)                                     # what is printed on the way is no answer
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)     # the system ends this process, whatever it is busy with
+    wanted, (_, most) = 4*2**30, resource.getrlimit(resource.RLIMIT_AS)
+    limit = wanted if most == resource.RLIM_INFINITY else min(wanted, most)   # a limit from outside may be lower
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    found = 'started'
+    while True:
+        pickle.dump(found, told)
+        told.flush()
+        try: found = _call(*pickle.load(asked))
+        except EOFError: return                       # whoever asked is gone
 
-def _context():
-    "How workers start: never as forks of this process, whose threads and models they would inherit"
-    if 'forkserver' not in get_all_start_methods(): return get_context('spawn')
-    context = get_context('forkserver')
-    context.set_forkserver_preload(['latex2sympy2_extended.latex2sympy2', 'cgd.grade'])
-    return context
+@cache
+def _prepared(target:str, ready:str):
+    try:
+        if ready: resolve_name(ready)()               # a slow start is not the first item's fault
+        return resolve_name(target)
+    except CgdError: raise
+    except Exception as e: raise CgdError(f'grading: {target} cannot be called ({type(e).__name__}: {e})') from None
+
+def _call(target:str, args:tuple, ready:str, seconds:float) -> tuple:
+    "What a function returns, and what went wrong if it returned nothing"
+    try:
+        function = _prepared(target, ready)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        return function(*args), ''
+    except CgdError as e: return None, e
+    except MemoryError: return None, 'out of memory'
+    except Exception as e: return None, f'{type(e).__name__}: {e}'[:200]   # of whatever kind: it is an outcome
+    finally: signal.setitimer(signal.ITIMER_REAL, 0)
 
 # %% ../nbs/02_grade.ipynb #grade-slowly
-def _outcome(future, completion:str) -> Grade|None:
-    "The grade that a worker found; None if the worker crashed"
-    from pebble import ProcessExpired
-    try: return Grade(*(getattr(future.result(), field) for field in ('outcome', 'answer', 'note')))
-    except TimeoutError: return Grade('timeout', find_answer(completion), 'out of time')
-    except MemoryError: return Grade('timeout', find_answer(completion), 'out of memory')
-    except ProcessExpired: return None
+_WORKER = 'import sys; sys.path[:] = {!r}; from cgd.grade import _serve; _serve()'
+_IDLE = []                                            # workers that wait for a call
+os.register_at_fork(after_in_child=_IDLE.clear)       # they are the parent's
 
-def _grade_slowly(pairs:list, grader:str, workers:int, timeout:float) -> list:
-    from pebble import ProcessPool
-    start, judge = (resolve_name(f'cgd.grade:{name}') for name in ('_start_worker', '_judge'))  # importable in a process of its own
-    with ProcessPool(max_workers=workers, context=_context(), initializer=start, initargs=(4,)) as pool:
-        schedule = lambda pair: pool.schedule(judge, args=(grader, *pair), timeout=timeout)
-        grades = [_outcome(future, pair[1]) for pair, future in [(pair, schedule(pair)) for pair in pairs]]
-        for i, pair in enumerate(pairs):
-            if grades[i] is None: grades[i] = _outcome(schedule(pair), pair[1]) or _crashed(pair)
-    return grades
+def _worker() -> subprocess.Popen:
+    "A worker that waits, or a new one"
+    while _IDLE:
+        try: worker = _IDLE.pop()
+        except IndexError: break                      # another thread was faster
+        if worker.poll() is None: return worker
+    worker = subprocess.Popen([sys.executable, '-c', _WORKER.format(sys.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    try: pickle.load(worker.stdout)
+    except EOFError: raise CgdError(f'grading: its worker process does not start (exit code {worker.wait()}); see its own words above') from None
+    return worker
 
-def _crashed(pair:tuple) -> Grade:
-    logging.getLogger(__name__).warning('the grading worker crashed twice on the answer %.80r; counted as wrong', find_answer(pair[1]))
-    return Grade('wrong', find_answer(pair[1]), 'the worker crashed, twice')
+def _ask(call:tuple) -> tuple|None:
+    "What came of a call in a worker; None if the worker crashed"
+    worker = _worker()
+    try:
+        pickle.dump(call, worker.stdin)
+        worker.stdin.flush()
+        found = pickle.load(worker.stdout)
+    except (EOFError, BrokenPipeError, pickle.UnpicklingError): return (None, 'out of time') if worker.wait() == -signal.SIGALRM else None
+    _IDLE.append(worker)
+    return found
+
+# %% ../nbs/02_grade.ipynb #run-guarded
+_OUT = 'out of time', 'out of memory'
+
+def run_guarded(
+    target:str,           # 'module:function'
+    jobs:list[tuple],     # its arguments
+    ready:str='',         # 'module:function' that a worker calls first, not counted as time
+    workers:int|None=None, # processes; None: up to one a core
+    timeout:float=5.      # seconds for each
+) -> list[tuple]:         # for each job what the function returned and '', or None and what went wrong
+    "Call a function many times in workers with limits of time and memory; raises only the CgdError that it raises"
+    calls = [(target, job, ready, timeout) for job in jobs]
+    with ThreadPoolExecutor(workers or min(usable_cores(), len(calls)//8 + 1)) as threads: found = list(threads.map(_ask, calls))
+    found = [f or _ask(call) or (None, 'the worker crashed, twice') for f, call in zip(found, calls)]
+    if refused := [why for _, why in found if isinstance(why, CgdError)]: raise refused[0]
+    if failed := [why for _, why in found if why and why not in _OUT]:
+        logging.getLogger(__name__).warning('%s: %d of %d answers could not be graded and count as wrong; the first: %s',
+                                            target.partition(':')[2].strip('_'), len(failed), len(jobs), failed[0])
+    return found
+
+def failed_grade(
+    answer:str|None, # what was taken from the completion
+    why:str          # what `run_guarded` says went wrong
+) -> Grade:          # timeout, or wrong
+    "The outcome of a grading that failed"
+    return Grade('timeout' if why in _OUT else 'wrong', answer, why)
+
+# %% ../nbs/02_grade.ipynb #judge
+def _judge(grader:str, reference:str, completion:str) -> tuple:
+    try: return astuple(GRADERS[grader](reference, completion, slow=True))
+    except RecursionError: return 'wrong', find_answer(completion), 'nested too deeply to be read'
+
+def _load_algebra(): _judge('strict', r'\frac{\sqrt{2}}{2}', r'\boxed{2^{-1/2}}')
+
+def _at_once(grader:str, pair:tuple) -> Grade|None:
+    try: return GRADERS[grader](*pair)
+    except (ArithmeticError, RecursionError, ValueError): return None   # in a worker it is an outcome
 
 # %% ../nbs/02_grade.ipynb #grade-many
 def grade_many(
     pairs:list,           # (reference, completion)
     grader:str='strict',  # a name in GRADERS
-    workers:int|None=None, # processes for pairs that need algebra; None: one a core
+    workers:int|None=None, # processes for pairs that need algebra; None: up to one a core
     timeout:float=5.      # seconds for one such pair
 ) -> list[Grade]:         # in the order of the pairs
     "Grade many completions; raises CgdError for an unknown grader or a missing reference"
@@ -656,11 +716,11 @@ def grade_many(
     pairs = list(pairs)
     for i, (reference, _) in enumerate(pairs):
         if not isinstance(reference, str): raise CgdError(f'pair {i}: no reference to grade against (found {reference!r}, expected text)')
-    grades = [GRADERS[grader](*pair) for pair in pairs]
+    grades = [_at_once(grader, pair) for pair in pairs]
     open_ = [i for i, g in enumerate(grades) if g is None]
-    if open_:
-        workers = min(workers or usable_cores(), len(open_))
-        for i, g in zip(open_, _grade_slowly([pairs[i] for i in open_], grader, workers, timeout)): grades[i] = g
+    jobs = [(grader, *pairs[i]) for i in open_]
+    for i, (found, why) in zip(open_, run_guarded('cgd.grade:_judge', jobs, 'cgd.grade:_load_algebra', workers, timeout)):
+        grades[i] = failed_grade(find_answer(pairs[i][1]), why) if why else Grade(*found)
     return grades
 
 def grade(
