@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GRADERS', 'Grade', 'last_boxed', 'boxed_answer', 'stated_answer', 'bare_answer', 'find_answer', 'last_number',
            'to_number', 'one_spelling', 'Tree', 'read_answer', 'split_unit', 'strict', 'boxed', 'flexible', 'lenient',
-           'letter', 'exact', 'run_guarded', 'failed_grade', 'grade_many', 'grade', 'outcomes']
+           'paper', 'read_choice', 'letter', 'exact', 'run_guarded', 'failed_grade', 'grade_many', 'grade', 'outcomes']
 
 # %% ../nbs/02_grade.ipynb #imports
 import logging, os, pickle, re, signal, subprocess, sys
@@ -541,41 +541,158 @@ def flexible(
     return Grade('right' if gold is not None and gold == value else 'wrong', answer)
 
 # %% ../nbs/02_grade.ipynb #lenient
-def _loosely(m:Fraction, n:Fraction) -> bool:
+def _by_paper(m:Fraction, n:Fraction) -> bool:
     return any(round(m*k, 1) == round(n, 1) for k in (1, Fraction(1, 100), 100))
 
-def _same_leaf_loosely(a:Tree, b:Tree, value=None) -> bool|None:
+def _loosely(m:Fraction, n:Fraction) -> bool:
+    return any(round(m*k, 1) == round(n, 1) and 20*abs(m*k - n) <= abs(m*k) for k in (1, Fraction(1, 100), 100))
+
+def _same_leaf_loosely(a:Tree, b:Tree, value=None, alike=_loosely) -> bool|None:
     if '=' not in (a.kind, b.kind):
         texts = [split_unit(one_spelling(t.text))[0] for t in (a, b)]
         m, n = map(to_number, texts)
-        if None not in (m, n): return _loosely(m, n) or all('%' in t for t in texts) and abs(m - n) <= Fraction(1, 10) or bool(_same_leaf(a, b))
+        if None not in (m, n): return alike(m, n) or alike is _by_paper and all('%' in t for t in texts) and abs(m - n) <= Fraction(1, 10) or bool(_same_leaf(a, b))
     return _same_leaf(a, b, value)
 
-def _value_loosely(a:Tree, b:Tree, scale:Fraction=Fraction(1)) -> bool:
+def _value_loosely(a:Tree, b:Tree, scale:Fraction=Fraction(1), alike=_loosely) -> bool:
     if a.kind != '=' and None not in (x := [_to_sympy(t.text) for t in (a, b)]):
         numbers = [e.evalf(20) for e in x]
-        if all(v.is_Float or v.is_Rational for v in numbers): return _loosely(*(Fraction(str(v)) for v in numbers))
+        if all(v.is_Float or v.is_Rational for v in numbers): return alike(*(Fraction(str(v)) for v in numbers))
     return _with_algebra(a, b, scale)
+
+def _about(alike, reference:str, completion:str, slow:bool) -> Grade|None:
+    answer = find_answer(completion) or last_number(completion)
+    if not answer: return Grade('no_answer')
+    return _graded(_decide(reference, answer, partial(_same_leaf_loosely, value=partial(_value_loosely, alike=alike) if slow else None, alike=alike)), answer)
 
 def lenient(
     reference:str,  # plain or LaTeX
     completion:str,
     slow:bool=False # may take any time: only in a worker that can be killed
 ) -> Grade|None:    # None: cannot be decided quickly
-    "Grade by the field's rule: numbers to one decimal, a factor of 100 either way forgiven"
-    answer = find_answer(completion) or last_number(completion)
-    if not answer: return Grade('no_answer')
-    return _graded(_decide(reference, answer, partial(_same_leaf_loosely, value=_value_loosely if slow else None)), answer)
+    "Grade numbers to one decimal and a twentieth of their size; a factor of 100 either way is forgiven"
+    return _about(_loosely, reference, completion, slow)
+
+def paper(
+    reference:str,  # plain or LaTeX
+    completion:str,
+    slow:bool=False # may take any time: only in a worker that can be killed
+) -> Grade|None:    # None: cannot be decided quickly
+    "Grade by the paper's rule: numbers to one decimal, however small; a factor of 100 either way is forgiven"
+    return _about(_by_paper, reference, completion, slow)
+
+# %% ../nbs/02_grade.ipynb #undressed
+_DRESS = [(re.compile(pattern, re.I), to) for pattern, to in (
+    (r'<(?:final[_ ]?)?answer>', ' answer: '), (r'<(\w{1,10})>([^<>]*)</\1>', r'\2'), (r'<([a-z])>', r'\1'), (r'</?[a-z]{1,10}\s?/?>', ' '),
+    (r'\\(?:(?:text|math)[a-z]*|operatorname\*?|[mhf]?box(?:ed)?|emph|underline|boldsymbol|pmb|bm|bf|rm|it|sf|tt|large|displaystyle'
+     r'|left|right|bigg?[lr]?)(?![a-z])', ''), (r'\\(?:[,;:! ]|q?quad\b)|~', ' '), (r'\\?[{}$]|\\[()\[\]]|[*`"“-‟«»‹›「-』【】]', ''),
+    (r"’(?<=\w’)(?=\w)", "'"), (r"‘|’", ''), (r"'(?<!\w')([^'\n]{1,80})'(?!\w)", r'\1'),
+    (r'_(?:(?<=[a-z]{2}_)(?=[a-z]{2})|(?![a-z0-9])|(?<![a-z0-9]_))', ' '))]
+
+def _undressed(text:str) -> str:
+    "A text without fonts, quotes and tags"
+    text = normalize('NFKC', text)
+    for pattern, to in _DRESS: text = pattern.sub(to, text)
+    return text
+
+# %% ../nbs/02_grade.ipynb #read-choice
+_LETTER = re.compile(r"(?:the\s{1,9})?(?:(?:either|both)\s{1,9})?(?:(?:option|choice|letter|answer)\b[\s:]{0,9})?[(\[\s]{0,9}"
+                     r"(?P<letter>[a-z])(?![\w'′^#%°(])(?P<rest>.*)", re.I | re.S)
+_MORE = re.compile(r"[\s)\].,:;]{0,9}(?:\b(?P<word>or|and|nor|plus|vs|versus)\b\.?|[,;/|&])[\s,]{0,9}"
+                   r"(?:(?:(?P<too>or|and)|maybe|perhaps|possibly|probably|even|also|rather|else|both)\s{1,9}){0,4}", re.I)
+_FORMULA = re.compile(r'\s{0,3}[+*=<>^]|\\|-\w|\s-\s?[A-Zb-z]\b|[.:]\w\b')
+_NAMED = re.compile(r'[. ]{1,2}(?:major|minor|sharp|flat|cells?|coli|elegans|subtilis|difficile)\b')   # C major, B cells, E. coli
+_JOINS = re.compile(r'\s+(?:because|since|and|or|but|though|although)\b', re.I)
+_GOES_ON = re.compile(r'\s+(?:as|is|for|if|due|given|which|with|when|by|not|rather|so|nor)\b', re.I)
+_ASIDE = re.compile(r'\s+(?:(?:and|or|nor)\s\(?[A-Z]\)?\s)?(?:is|are|was|were|would|has|does|can|cannot|gives|fails|being)\b(?!\s+(?:also|equally|too|right|correct))')
+
+def _is_word(letter:str, rest:str) -> bool:
+    "Is it an article or a pronoun?"
+    if letter not in 'aAI' or not re.match(r'\s+\w' if letter == 'a' else r'\s+[a-z]', rest): return False
+    return not (_JOINS.match(rest) or letter == 'A' and _GOES_ON.match(rest))
+
+def _one_letter(text:str, among:str) -> re.Match|None:
+    m = _LETTER.match(text)
+    if not m or m['letter'].upper() not in among or _FORMULA.match(m['rest']) or _NAMED.match(m['rest']): return None
+    return None if _is_word(m['letter'], m['rest']) else m
+
+def _choice(text:str, among:str='ABCDEFGHIJ') -> str:
+    "The choice that an undressed text begins with: a letter, several of a hedge, or none: ''"
+    m = _one_letter(text[:1000], among)
+    joint = m and _MORE.match(m['rest'])
+    second = joint and _one_letter(m['rest'][joint.end():], among)
+    if second and not (joint['word'] or joint['too']) and (second['letter'].islower() != m['letter'].islower() or _ASIDE.match(second['rest'])): second = None
+    return ''.join(dict.fromkeys(hit['letter'].upper() for hit in (m, second) if hit))
+
+def read_choice(
+    text:str,              # where a choice should stand
+    among:str='ABCDEFGHIJ' # the letters there are
+) -> str:                  # one letter; several, of a hedge; none: ''
+    "Read the choice that a text begins with"
+    return _choice(_undressed(text[:2000]).lstrip(' \t\n.:,'), among)
+
+# %% ../nbs/02_grade.ipynb #stated-choice
+_ANSWER = (r'(?<![a-z])(?:answer(?:\(s\))?|ans|antwort|lösung|réponse|respuesta|risposta|resposta|antwoord|odpowiedź|odpověď|svar|cevap|ответ)(?![a-z])'
+           r'|答案|答え|正解|정답|\b(?:correct|right|best|proper|my|final)\s(?:option|choice|letter|one|pick)\b')
+_IS = r"(?:\b(?:is|are|was|must\sbe|should\sbe|would\sbe|has\sto\sbe|ist|est|es|è|é|jest|är)\b|[:=]|[-–—]>|是|为|為|は|은|는)"
+_FILLED = (r'(?:[\s:,>#–—-]|(?:not\s\(?[A-J]\)?,?\sbut|I\s(?:think|believe|guess)|(?:most\s)?(?:likely|probably)|clearly|therefore|thus|then|indeed'
+           r'|actually|really|definitely|simply|just|now)\b){0,12}')
+_SAYS = re.compile(rf'(?:{_ANSWER})(?!\s(?:choices|options))(?:[^.:=?!\n]{{0,60}}?{_IS}|[^\S\n]{{0,9}}\n|(?<=\bans)\.){_FILLED}', re.I)
+_SUPPOSED = re.compile(r'\b(?:if|whether|suppose|assuming)\s[^.,\n]{0,20}$', re.I)
+_IS_IT = re.compile(r"(?:(?i:\b(?:option|choice|letter|answer)\s\(?([A-J])\)?|\(([A-J])\))|(?:^|[.,;:!]\s|\n\s{0,9}|\b(?i:so|thus|therefore|hence|that|only|then)\s)([A-J]))"
+                    r'(?:\s\([^()\n]{1,80}\))?\s(?:is|was|must\sbe|has\sto\sbe|would\sbe)(?:\s(?:therefore|thus|clearly|indeed))?(?:\s(?:the|our|my))?(?:\s(?:only|most))?\s'
+                    r'(?:(?:(?:correct|right|best|final)\s)?(?P<it>answer|option|choice)|correct|right|best|true|valid|accurate|appropriate|suitable)\b', re.M)
+_TURN = re.compile(r"\b(?P<how>(?i:wait|actually|no|sorry|correction|instead|really|oops|scratch\sthat|make\sthat|I\smeant?|on\ssecond\sthoughts?|but"
+                   r"|(?P<maybe>maybe|perhaps|possibly|(?:could|might|may)\s(?:also\s|well\s|even\s)?be|or\s(?:rather|else))))\b"
+                   r"[\s,:;.!–—-]{1,9}(?i:(?:it|that|this)(?:'s|\sis|\s(?:should|must|has\sto)\sbe)\s|I\s(?:choose|pick|say)\s)?(?i:option\s|choice\s)?"
+                   r"\(?(?P<letter>[A-J])\)?(?=\s{0,3}(?:[.!?;)\n]|$)|\sis\s(?:the\s)?(?:right|correct|better|best|answer))")
+_LISTED = re.compile(r'.{0,200}?(?:\n\W{0,4}B[).:]|[\s,;(]B[).:].{0,200}?[\s,;(]C[).:])', re.S)
+
+def _called(text:str, as_answer:bool) -> list[tuple]:
+    "Where a text calls a letter the answer, or else right, and the letter"
+    return [(m.end(), (m[1] or m[2] or m[3]).upper()) for m in _IS_IT.finditer(text) if bool(m['it']) == as_answer]
+
+def _stated_choice(text:str) -> str:
+    "The choice that an undressed text last states"
+    said = [(m.end(), _choice(text[m.end():m.end() + 1000])) for m in _SAYS.finditer(text) if not _SUPPOSED.search(text[max(0, m.start() - 30):m.start()])]
+    said = [(at, c) for at, c in said if c and not re.match(r'\W{0,3}\w\W{0,3}\?', text[at:at + 9]) and not (c == 'A' and _LISTED.match(text, at))]
+    said += _called(text, as_answer=True)
+    if not said: return ''
+    at, found = max(said)
+    for turn in _TURN.finditer(text, at): found = found + turn['letter'] if turn['maybe'] else turn['letter']
+    return ''.join(dict.fromkeys(found))
+
+# %% ../nbs/02_grade.ipynb #lone-choice
+_PICKS = re.compile(r"(?<!not\s)(?<!n't\s)\b(?:choose|chose|select(?:ed)?|pick(?:ed)?|go(?:ing)?\swith|opt(?:ed)?\sfor|settle\son|conclude\sthat\sit(?:\sis|'s))\b[\s:]{1,3}", re.I)
+_SO = re.compile(r"[^\w(\[]*(?:(?:so|thus|therefore|hence|final)\b[\s,:]*)?(?:(?:it|this|that)(?:\sis|'s)\s|the\s)?", re.I)
+_ENDS = re.compile(r'[)\].:,!\s✓✅]*|[)\].:]{1,2}\s.*|\s[-–—]\s.*|\s?\([^()]*\)\W*|,?\s(?:because|since|as|not|rather)\b.*', re.S)
+
+def _leaning(text:str) -> str:
+    "The one letter that an undressed text chooses or calls right"
+    found = {_choice(text[m.end():m.end() + 1000]) for m in _PICKS.finditer(text)} | {letter for _, letter in _called(text, as_answer=False)}
+    return found.pop() if len(found := found - {''}) == 1 else ''
+
+def _lone_choice(line:str) -> str:
+    "The choice that a line is"
+    line = line[_SO.match(line).end():]
+    found = _choice(line)
+    return found if len(found) == 1 and _ENDS.fullmatch(_LETTER.match(line)['rest']) else ''
+
+def _loose_choice(text:str) -> str:
+    "A choice that an undressed text does not state"
+    lines = text.strip().splitlines() or ['']
+    listed = sum(bool(re.match(r'\W{0,4}[A-J][).:]\s', line)) for line in lines) > 1     # the options, repeated
+    first, last = ('', '') if listed else (_lone_choice(lines[0]), _lone_choice(lines[-1]))
+    return last or _leaning(text) or first
 
 # %% ../nbs/02_grade.ipynb #letter
-_CHOICE = re.compile(r'(?:(?:option|choice|letter)\s{1,3}[(\[*"]{0,4})?([A-Ja-j])(?![\w\'])(?P<rest>.*)', re.I | re.S)
-_SECOND = re.compile(r'[\s)\].,*]{0,9}(?:or|and|,|/|&)\s{0,9}[(\[]?[A-Ja-j](?![\w\'])', re.I)
-
-def _choice(text:str, alone:bool=False) -> str|None:
-    m = _CHOICE.match(re.sub(r'\\text(?:bf|rm|it)?\s*\{([^{}]*)\}|[$]', r'\1', text[:1000]).lstrip('([*" \t\n'))
-    if not m or _SECOND.match(m['rest']): return None
-    if alone and not re.fullmatch(r'[)\].*:\s]*|[).:]\*{0,2}\s.*', m['rest'], re.S) or m[1] in 'aI' and re.match(r'\s+[a-z]', m['rest']): return None   # `a` and `I` are words, too
-    return m[1].upper()
+def _boxed_choice(completion:str) -> str|None:
+    "The choice in a box; None if the text must say it elsewhere"
+    if not re.search(r'\\(?:boxed|fbox)\b', completion): return None
+    inside, boxes = boxed_answer(completion), _boxes(completion)
+    if not inside: return ''                          # cut off
+    together = read_choice(completion[boxes[-2][0]:boxes[-1][1]]) if len(boxes) > 1 else ''   # one box `or` another
+    return together if len(together) > 1 else read_choice(inside) or _stated_choice(_undressed(inside[:2000])) or None
 
 def letter(
     reference:str,  # a letter, as C or (C)
@@ -583,11 +700,11 @@ def letter(
     slow:bool=False # has no effect: always decided at once
 ) -> Grade:
     "Grade a choice between letters A to J"
-    lines = completion.strip().splitlines() or ['']
-    listed = sum(bool(re.match(r'\s*\(?[A-J][).:]\s', line)) for line in lines) > 1     # the options, repeated
-    found = (_choice(boxed_answer(completion) or '') if r'\boxed' in completion else
-             _choice(stated) if (stated := stated_answer(completion)) else None if listed else _choice(lines[-1], alone=True))
-    return Grade('no_answer') if found is None else _graded(found == _choice(reference), found)
+    found = _boxed_choice(completion)
+    if found is None:
+        text = _undressed(completion)
+        found = _stated_choice(text) or ('' if r'\boxed' in completion else _loose_choice(text))
+    return _graded(found == read_choice(reference), found) if len(found) == 1 else Grade('no_answer')
 
 # %% ../nbs/02_grade.ipynb #exact
 def exact(
@@ -601,7 +718,7 @@ def exact(
     if len(answer) > _LONGEST: return _graded(answer == reference, answer)
     return _graded(_key(one_spelling(answer)).casefold() == _key(one_spelling(reference)).casefold(), answer)
 
-GRADERS = dict(strict=strict, boxed=boxed, lenient=lenient, flexible=flexible, letter=letter, exact=exact)  # name -> grader; a new one is a new entry
+GRADERS = dict(strict=strict, boxed=boxed, lenient=lenient, paper=paper, flexible=flexible, letter=letter, exact=exact)  # name -> grader; a new one is a new entry
 
 # %% ../nbs/02_grade.ipynb #worker
 def _serve():
