@@ -10,20 +10,21 @@ __all__ = ['BENCHMARKS', 'Benchmark', 'shuffled', 'to_item', 'Items', 'bench_fil
 # %% ../nbs/08_benchmarks.ipynb #imports
 import ast, inspect, math, os, random, re, signal, string, subprocess, sys, tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from fractions import Fraction
 from functools import cache
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 from pkgutil import resolve_name
+from types import SimpleNamespace
 from unittest.mock import patch
 
 from .core import CgdError, checksum, content_hash, derive_seed, shipped, usable_cores
 from .data import SETS, load_problems, parse_row, read_file, read_hub, to_problem
 from .generate import Engine, ScoreRequest, Store, score
-from .grade import Grade, grade_many, last_boxed, last_number, to_number
+from .grade import Grade, failed_grade, find_choice, grade_many, last_boxed, last_number, run_guarded, to_number
 from .views import ASK
 
 # %% ../nbs/08_benchmarks.ipynb #benchmark
@@ -275,7 +276,6 @@ def final_part(
 
 # %% ../nbs/08_benchmarks.ipynb #stated
 _SAID = re.compile(r'answer\s+is:?\s*(.*)', re.I)
-_CHOSEN = re.compile(r'\(?([A-Za-z])\)?(?![\w\'])')
 
 def _said(text:str) -> str|None:
     "The answer that a text states: its last box, else the rest of the line after its last `answer is`"
@@ -291,19 +291,17 @@ def stated(
     said = _said(text)
     if said is None: return Grade('no_answer')
     bare = lambda t: ' '.join(re.sub(r'\*|\\(?=[{}])', '', t).strip().strip('"\'`$').removesuffix('.').casefold().split())
-    letter = re.fullmatch(r'\(([A-Za-z])\)', row['reference'])
-    if letter: right = bool((m := _CHOSEN.match(said.strip(' *"\'`$'))) and m[1].upper() == letter[1].upper())
-    else: right = bare(said) == bare(row['reference'])
-    return Grade('right' if right else 'wrong', said)
+    if not re.fullmatch(r'\([A-Za-z]\)', row['reference']): return Grade('right' if bare(said) == bare(row['reference']) else 'wrong', said)
+    chosen = find_choice(text, string.ascii_uppercase)
+    return Grade('no_answer') if len(chosen) > 1 else Grade('right' if chosen == row['reference'][1].upper() else 'wrong', said)
 
 # %% ../nbs/08_benchmarks.ipynb #tolerant
-def _value(text:str) -> float|None:
+def _value(text:str) -> Fraction|None:
     "The number that a text is; None if it is none"
     exact = to_number(text)
-    if exact is not None: return float(exact)
-    try: value = float(text)
-    except ValueError: return None
-    return value if math.isfinite(value) else None
+    if exact is not None: return exact
+    try: return Fraction(float(text))
+    except (ValueError, OverflowError): return None   # no number; infinite
 
 def _values(text:str) -> list:
     inside = re.sub(r'\\(?:left|right)|\\[{}]|[\[\](){}]', ' ', text)
@@ -320,8 +318,8 @@ def tolerant(
     if None in gold: return stated(row, f'\\boxed{{{said}}}')
     if len(gold) == 1 and (whole := _value(said.replace('{,}', ',').strip(' $'))) is not None: mine = [whole]   # 1,000 is no list, and 10^{-5} a number
     elif len(gold) == 1 and None in mine and (number := last_number(said)): mine = [_value(number)]   # `about 12 metres`
-    near = .04 if 'float' in about.get('answer_type', '') else 0.
-    close = lambda a, b: b is not None and abs(a - b) <= max(near*abs(a), float(about.get('error') or 0), 1e-9*abs(a))
+    near = Fraction(4, 100) if 'float' in about.get('answer_type', '') else Fraction(1, 10**9)
+    close = lambda a, b: b is not None and abs(a - b) <= max(near*abs(a), Fraction(float(about.get('error') or 0)))
     return Grade('right' if len(gold) == len(mine) and all(map(close, gold, mine)) else 'wrong', said)
 
 # %% ../nbs/08_benchmarks.ipynb #ifeval-checks

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['GRADERS', 'Grade', 'last_boxed', 'boxed_answer', 'stated_answer', 'bare_answer', 'find_answer', 'last_number',
            'to_number', 'one_spelling', 'Tree', 'read_answer', 'split_unit', 'strict', 'boxed', 'flexible', 'lenient',
-           'paper', 'read_choice', 'letter', 'exact', 'run_guarded', 'failed_grade', 'grade_many', 'grade', 'outcomes']
+           'paper', 'read_choice', 'find_choice', 'letter', 'exact', 'run_guarded', 'failed_grade', 'grade_many',
+           'grade', 'outcomes']
 
 # %% ../nbs/02_grade.ipynb #imports
 import logging, os, pickle, re, signal, subprocess, sys
@@ -596,6 +597,7 @@ def _undressed(text:str) -> str:
     return text
 
 # %% ../nbs/02_grade.ipynb #read-choice
+_LETTERS = 'ABCDEFGHIJ'
 _LETTER = re.compile(r"(?:the\s{1,9})?(?:(?:either|both)\s{1,9})?(?:(?:option|choice|letter|answer)\b[\s:]{0,9})?[(\[\s]{0,9}"
                      r"(?P<letter>[a-z])(?![\w'′^#%°(])(?P<rest>.*)", re.I | re.S)
 _MORE = re.compile(r"[\s)\].,:;]{0,9}(?:\b(?P<word>or|and|nor|plus|vs|versus)\b\.?|[,;/|&])[\s,]{0,9}"
@@ -616,7 +618,7 @@ def _one_letter(text:str, among:str) -> re.Match|None:
     if not m or m['letter'].upper() not in among or _FORMULA.match(m['rest']) or _NAMED.match(m['rest']): return None
     return None if _is_word(m['letter'], m['rest']) else m
 
-def _choice(text:str, among:str='ABCDEFGHIJ') -> str:
+def _choice(text:str, among:str) -> str:
     "The choice that an undressed text begins with: a letter, several of a hedge, or none: ''"
     m = _one_letter(text[:1000], among)
     joint = m and _MORE.match(m['rest'])
@@ -626,7 +628,7 @@ def _choice(text:str, among:str='ABCDEFGHIJ') -> str:
 
 def read_choice(
     text:str,              # where a choice should stand
-    among:str='ABCDEFGHIJ' # the letters there are
+    among:str=_LETTERS     # the letters there are
 ) -> str:                  # one letter; several, of a hedge; none: ''
     "Read the choice that a text begins with"
     return _choice(_undressed(text[:2000]).lstrip(' \t\n.:,'), among)
@@ -652,9 +654,9 @@ def _called(text:str, as_answer:bool) -> list[tuple]:
     "Where a text calls a letter the answer, or else right, and the letter"
     return [(m.end(), (m[1] or m[2] or m[3]).upper()) for m in _IS_IT.finditer(text) if bool(m['it']) == as_answer]
 
-def _stated_choice(text:str) -> str:
+def _stated_choice(text:str, among:str) -> str:
     "The choice that an undressed text last states"
-    said = [(m.end(), _choice(text[m.end():m.end() + 1000])) for m in _SAYS.finditer(text) if not _SUPPOSED.search(text[max(0, m.start() - 30):m.start()])]
+    said = [(m.end(), _choice(text[m.end():m.end() + 1000], among)) for m in _SAYS.finditer(text) if not _SUPPOSED.search(text[max(0, m.start() - 30):m.start()])]
     said = [(at, c) for at, c in said if c and not re.match(r'\W{0,3}\w\W{0,3}\?', text[at:at + 9]) and not (c == 'A' and _LISTED.match(text, at))]
     said += _called(text, as_answer=True)
     if not said: return ''
@@ -669,13 +671,13 @@ _ENDS = re.compile(r'[)\].:,!\s✓✅]*|[)\].:]{1,2}\s.*|\s[-–—]\s.*|\s?\([^
 
 def _leaning(text:str) -> str:
     "The one letter that an undressed text chooses or calls right"
-    found = {_choice(text[m.end():m.end() + 1000]) for m in _PICKS.finditer(text)} | {letter for _, letter in _called(text, as_answer=False)}
+    found = {_choice(text[m.end():m.end() + 1000], _LETTERS) for m in _PICKS.finditer(text)} | {letter for _, letter in _called(text, as_answer=False)}
     return found.pop() if len(found := found - {''}) == 1 else ''
 
 def _lone_choice(line:str) -> str:
     "The choice that a line is"
     line = line[_SO.match(line).end():]
-    found = _choice(line)
+    found = _choice(line, _LETTERS)
     return found if len(found) == 1 and _ENDS.fullmatch(_LETTER.match(line)['rest']) else ''
 
 def _loose_choice(text:str) -> str:
@@ -686,13 +688,21 @@ def _loose_choice(text:str) -> str:
     return last or _leaning(text) or first
 
 # %% ../nbs/02_grade.ipynb #letter
-def _boxed_choice(completion:str) -> str|None:
+def _boxed_choice(text:str, among:str) -> str|None:
     "The choice in a box; None if the text must say it elsewhere"
-    if not re.search(r'\\(?:boxed|fbox)\b', completion): return None
-    inside, boxes = boxed_answer(completion), _boxes(completion)
+    if not re.search(r'\\(?:boxed|fbox)\b', text): return None
+    inside, boxes = boxed_answer(text), _boxes(text)
     if not inside: return ''                          # cut off
-    together = read_choice(completion[boxes[-2][0]:boxes[-1][1]]) if len(boxes) > 1 else ''   # one box `or` another
-    return together if len(together) > 1 else read_choice(inside) or _stated_choice(_undressed(inside[:2000])) or None
+    together = read_choice(text[boxes[-2][0]:boxes[-1][1]], among) if len(boxes) > 1 else ''   # one box `or` another
+    return together if len(together) > 1 else read_choice(inside, among) or _stated_choice(_undressed(inside[:2000]), among) or None
+
+def find_choice(
+    completion:str,       # the whole text
+    among:str=_LETTERS    # the letters there are
+) -> str:                 # one letter; several, of a hedge; none: ''
+    "Find the choice that is boxed, or else stated"
+    found = _boxed_choice(completion, among)
+    return _stated_choice(_undressed(completion), among) if found is None else found
 
 def letter(
     reference:str,  # a letter, as C or (C)
@@ -700,10 +710,7 @@ def letter(
     slow:bool=False # has no effect: always decided at once
 ) -> Grade:
     "Grade a choice between letters A to J"
-    found = _boxed_choice(completion)
-    if found is None:
-        text = _undressed(completion)
-        found = _stated_choice(text) or ('' if r'\boxed' in completion else _loose_choice(text))
+    found = find_choice(completion) or ('' if r'\boxed' in completion else _loose_choice(_undressed(completion)))
     return _graded(found == read_choice(reference), found) if len(found) == 1 else Grade('no_answer')
 
 # %% ../nbs/02_grade.ipynb #exact
