@@ -584,9 +584,9 @@ def paper(
 
 # %% ../nbs/02_grade.ipynb #undressed
 _DRESS = [(re.compile(pattern, re.I), to) for pattern, to in (
-    (r'<(?:final[_ ]?)?answer>', ' answer: '), (r'<(\w{1,10})>([^<>]*)</\1>', r'\2'), (r'<([a-z])>', r'\1'), (r'</?[a-z]{1,10}\s?/?>', ' '),
+    (r'<(?:final[_ ]?)?answer>', ' answer: '), (r'<(\w{1,10})>([^<>]*)</\1>', r'\2'), (r'<([a-z])>', r'\1'), (r'</?[a-z][a-z_-]{0,19}\s?/?>', ' '), (r'~~[^~\n]{1,80}~~|\\(?:text)?color\s?\{[^{}]{0,40}\}', ''),
     (r'\\(?:(?:text|math)[a-z]*|operatorname\*?|[mhf]?box(?:ed)?|emph|underline|boldsymbol|pmb|bm|bf|rm|it|sf|tt|large|displaystyle'
-     r'|left|right|bigg?[lr]?)(?![a-z])', ''), (r'\\(?:[,;:! ]|q?quad\b)|~', ' '), (r'\\?[{}$]|\\[()\[\]]|[*`"“-‟«»‹›「-』【】]', ''),
+     r'|left|right|bigg?[lr]?)(?![a-z])', ''), (r'\\(?:[,;:! ]|q?quad\b)|~', ' '), (r'\\(?=[&%])', ''), (r'\\?[{}$]|\\[()\[\]]|[*`"“-‟«»‹›「-』【】]', ''),
     (r"’(?<=\w’)(?=\w)", "'"), (r"‘|’", ''), (r"'(?<!\w')([^'\n]{1,80})'(?!\w)", r'\1'),
     (r'_(?:(?<=[a-z]{2}_)(?=[a-z]{2})|(?![a-z0-9])|(?<![a-z0-9]_))', ' '))]
 
@@ -599,10 +599,10 @@ def _undressed(text:str) -> str:
 # %% ../nbs/02_grade.ipynb #read-choice
 _LETTERS = 'ABCDEFGHIJ'
 _LETTER = re.compile(r"(?:the\s{1,9})?(?:(?:either|both)\s{1,9})?(?:(?:option|choice|letter|answer)\b[\s:]{0,9})?[(\[\s]{0,9}"
-                     r"(?P<letter>[a-z])(?![\w'′^#%°(])(?P<rest>.*)", re.I | re.S)
-_MORE = re.compile(r"[\s)\].,:;]{0,9}(?:\b(?P<word>or|and|nor|plus|vs|versus)\b\.?|[,;/|&])[\s,]{0,9}"
+                     r"(?P<letter>[a-z])(?![^\W\u3040-\u9fff\uac00-\ud7af]|['′^#%°(♭♯])(?P<rest>.*)", re.I | re.S)
+_MORE = re.compile(r"[\s)\].,:;(\[]{0,9}(?:\b(?P<word>or|and|nor|plus|vs|versus)\b\.?|[,;/|&])[\s,]{0,9}"
                    r"(?:(?:(?P<too>or|and)|maybe|perhaps|possibly|probably|even|also|rather|else|both)\s{1,9}){0,4}", re.I)
-_FORMULA = re.compile(r'\s{0,3}[+*=<>^]|\\|-\w|\s-\s?[A-Zb-z]\b|[.:]\w\b')
+_FORMULA = re.compile(r'\s{0,3}(?:[+*=<>^→⇒➜]|\\(?![dt]?frac|sqrt))|-\w|/\d|\s-\s?[A-Zb-z]\b|[.:?]\w\b|\s(?:so|such)\sthat\b|\sif\s(?!I\b|we\b|my\b|you\b)')
 _NAMED = re.compile(r'[. ]{1,2}(?:major|minor|sharp|flat|cells?|coli|elegans|subtilis|difficile)\b')   # C major, B cells, E. coli
 _JOINS = re.compile(r'\s+(?:because|since|and|or|but|though|although)\b', re.I)
 _GOES_ON = re.compile(r'\s+(?:as|is|for|if|due|given|which|with|when|by|not|rather|so|nor)\b', re.I)
@@ -634,20 +634,21 @@ def read_choice(
     return _choice(_undressed(text[:2000]).lstrip(' \t\n.:,'), among)
 
 # %% ../nbs/02_grade.ipynb #stated-choice
-_ANSWER = (r'(?<![a-z])(?:answer(?:\(s\))?|ans|antwort|lösung|réponse|respuesta|risposta|resposta|antwoord|odpowiedź|odpověď|svar|cevap|ответ)(?![a-z])'
-           r'|答案|答え|正解|정답|\b(?:correct|right|best|proper|my|final)\s(?:option|choice|letter|one|pick)\b')
-_IS = r"(?:\b(?:is|are|was|must\sbe|should\sbe|would\sbe|has\sto\sbe|ist|est|es|è|é|jest|är)\b|[:=]|[-–—]>|是|为|為|は|은|는)"
-_FILLED = (r'(?:[\s:,>#–—-]|(?:not\s\(?[A-J]\)?,?\sbut|I\s(?:think|believe|guess)|(?:most\s)?(?:likely|probably)|clearly|therefore|thus|then|indeed'
-           r'|actually|really|definitely|simply|just|now)\b){0,12}')
-_SAYS = re.compile(rf'(?:{_ANSWER})(?!\s(?:choices|options))(?:[^.:=?!\n]{{0,60}}?{_IS}|[^\S\n]{{0,9}}\n|(?<=\bans)\.){_FILLED}', re.I)
+_ANSWER = (r'(?<![a-z])(?:answer(?:\(s\))?|ans|solution|guess|antwort|lösung|réponse|respuesta|risposta|resposta|antwoord|odpowiedź|odpověď|svar|cevap|ответ)(?![a-z])'
+           r'|答案|答え|正解|정답|\b(?:correct|right|best|proper|appropriate|my|final)\s(?:option|choice|letter|one|pick|response|statement)\b')
+_IS = (r"(?:\b(?:is(?:\sgiven\sby)?|are|was|(?:must|should|would|has\sto|can\sonly)(?:\s(?:therefore|thus|then|clearly|have\sto))?\sbe|ist|est|es|è|é|jest|är)\b"
+       r"|\bisn't\s\(?[A-J]\)?,\s(?:but|it's|it\sis)\b|[:=\]→⇒➜]|[-–—]>|\s[-–—]\s|是|为|為|は|은|는)")
+_FILLED = (r"(?:[\s:,>#–—-]|(?:not\s\(?[A-J]\)?,?\s(?:but|it's|it\sis)|I\s(?:think|believe|guess)|(?:most\s)?(?:likely|probably)|clearly|therefore|thus|then|indeed"
+           r'|actually|really|definitely|simply|just|now|(?:(?:la|a)\s)?(?:letra|lettre|lettera|opción)|la)\b){0,12}')
+_SAYS = re.compile(rf'(?:{_ANSWER})(?!\s(?:choices|options))(?:[^.:=?!\n]{{0,60}}?{_IS}|[^\S\n]{{0,9}}\n|(?<=\bans)\.){_FILLED}|选', re.I)
 _SUPPOSED = re.compile(r'\b(?:if|whether|suppose|assuming)\s[^.,\n]{0,20}$', re.I)
 _IS_IT = re.compile(r"(?:(?i:\b(?:option|choice|letter|answer)\s\(?([A-J])\)?|\(([A-J])\))|(?:^|[.,;:!]\s|\n\s{0,9}|\b(?i:so|thus|therefore|hence|that|only|then)\s)([A-J]))"
                     r'(?:\s\([^()\n]{1,80}\))?\s(?:is|was|must\sbe|has\sto\sbe|would\sbe)(?:\s(?:therefore|thus|clearly|indeed))?(?:\s(?:the|our|my))?(?:\s(?:only|most))?\s'
                     r'(?:(?:(?:correct|right|best|final)\s)?(?P<it>answer|option|choice)|correct|right|best|true|valid|accurate|appropriate|suitable)\b', re.M)
 _TURN = re.compile(r"\b(?P<how>(?i:wait|actually|no|sorry|correction|instead|really|oops|scratch\sthat|make\sthat|I\smeant?|on\ssecond\sthoughts?|but"
-                   r"|(?P<maybe>maybe|perhaps|possibly|(?:could|might|may)\s(?:also\s|well\s|even\s)?be|or\s(?:rather|else))))\b"
+                   r"|(?P<maybe>maybe|perhaps|possibly|(?:could|might|may)\s(?:also\s|well\s|even\s)?be|or\s(?:rather|else)|alternatively|though|although|and)))\b"
                    r"[\s,:;.!–—-]{1,9}(?i:(?:it|that|this)(?:'s|\sis|\s(?:should|must|has\sto)\sbe)\s|I\s(?:choose|pick|say)\s)?(?i:option\s|choice\s)?"
-                   r"\(?(?P<letter>[A-J])\)?(?=\s{0,3}(?:[.!?;)\n]|$)|\sis\s(?:the\s)?(?:right|correct|better|best|answer))")
+                   r"\(?(?P<letter>[A-J])\)?(?=\s{0,3}(?:[.!?;)\n]|$)|\sis\s(?:the\s)?(?:right|correct|better|best|answer)|(?P<also>\sis\s(?:also|equally|just)\b))")
 _LISTED = re.compile(r'.{0,200}?(?:\n\W{0,4}B[).:]|[\s,;(]B[).:].{0,200}?[\s,;(]C[).:])', re.S)
 
 def _called(text:str, as_answer:bool) -> list[tuple]:
@@ -661,13 +662,13 @@ def _stated_choice(text:str, among:str) -> str:
     said += _called(text, as_answer=True)
     if not said: return ''
     at, found = max(said)
-    for turn in _TURN.finditer(text, at): found = found + turn['letter'] if turn['maybe'] else turn['letter']
+    for turn in _TURN.finditer(text, at): found = found + turn['letter'] if turn['maybe'] or turn['also'] else turn['letter']
     return ''.join(dict.fromkeys(found))
 
 # %% ../nbs/02_grade.ipynb #lone-choice
-_PICKS = re.compile(r"(?<!not\s)(?<!n't\s)\b(?:choose|chose|select(?:ed)?|pick(?:ed)?|go(?:ing)?\swith|opt(?:ed)?\sfor|settle\son|conclude\sthat\sit(?:\sis|'s))\b[\s:]{1,3}", re.I)
+_PICKS = re.compile(r"(?<!not\s)(?<!n't\s)\b(?:choos(?:e|ing)|chose|I(?:'d|\swould)?\s(?:answer|say)|not\s\(?[A-J]\)?,?\sbut|select(?:ed)?|pick(?:ed)?|go(?:ing)?\swith|opt(?:ed)?\sfor|settle\son|conclude\sthat\sit(?:\sis|'s))\b[\s:]{1,3}", re.I)
 _SO = re.compile(r"[^\w(\[]*(?:(?:so|thus|therefore|hence|final)\b[\s,:]*)?(?:(?:it|this|that)(?:\sis|'s)\s|the\s)?", re.I)
-_ENDS = re.compile(r'[)\].:,!\s✓✅]*|[)\].:]{1,2}\s.*|\s[-–—]\s.*|\s?\([^()]*\)\W*|,?\s(?:because|since|as|not|rather)\b.*', re.S)
+_ENDS = re.compile(r'[)\].:,!\s✓✅]*|[)\].:]{1,2}\s.*|\s[-–—]\s.*|\s?\([^()]*\)\W*|,?\s(?:because|since|as|not|rather)\b.*|,\s?[\d$].*', re.S)
 
 def _leaning(text:str) -> str:
     "The one letter that an undressed text chooses or calls right"
