@@ -552,7 +552,8 @@ def _same_leaf_loosely(a:Tree, b:Tree, value=None, alike=_loosely) -> bool|None:
     if '=' not in (a.kind, b.kind):
         texts = [split_unit(one_spelling(t.text))[0] for t in (a, b)]
         m, n = map(to_number, texts)
-        if None not in (m, n): return alike(m, n) or alike is _by_paper and all('%' in t for t in texts) and abs(m - n) <= Fraction(1, 10) or bool(_same_leaf(a, b))
+        near = alike is _by_paper and all('%' in t for t in texts) and None not in (m, n) and abs(m - n) <= Fraction(1, 10)
+        if None not in (m, n): return near or alike(m, n) or bool(_same_leaf(a, b))
     return _same_leaf(a, b, value)
 
 def _value_loosely(a:Tree, b:Tree, scale:Fraction=Fraction(1), alike=_loosely) -> bool:
@@ -564,7 +565,8 @@ def _value_loosely(a:Tree, b:Tree, scale:Fraction=Fraction(1), alike=_loosely) -
 def _about(alike, reference:str, completion:str, slow:bool) -> Grade|None:
     answer = find_answer(completion) or last_number(completion)
     if not answer: return Grade('no_answer')
-    return _graded(_decide(reference, answer, partial(_same_leaf_loosely, value=partial(_value_loosely, alike=alike) if slow else None, alike=alike)), answer)
+    value = partial(_value_loosely, alike=alike) if slow else None
+    return _graded(_decide(reference, answer, partial(_same_leaf_loosely, value=value, alike=alike)), answer)
 
 def lenient(
     reference:str,  # plain or LaTeX
@@ -583,12 +585,14 @@ def paper(
     return _about(_by_paper, reference, completion, slow)
 
 # %% ../nbs/02_grade.ipynb #undressed
+_FONTS = (r'\\(?:(?:text|math)[a-z]*|operatorname\*?|[mhf]?box(?:ed)?|emph|underline|boldsymbol|pmb|bm|bf|rm|it|sf|tt'
+          r'|large|displaystyle|left|right|bigg?[lr]?)(?![a-z])')
 _DRESS = [(re.compile(pattern, re.I), to) for pattern, to in (
-    (r'<(?:final[_ ]?)?answer>', ' answer: '), (r'<(\w{1,10})>([^<>]*)</\1>', r'\2'), (r'<([a-z])>', r'\1'), (r'</?[a-z][a-z_-]{0,19}\s?/?>', ' '), (r'~~[^~\n]{1,80}~~|\\(?:text)?color\s?\{[^{}]{0,40}\}', ''),
-    (r'\\(?:(?:text|math)[a-z]*|operatorname\*?|[mhf]?box(?:ed)?|emph|underline|boldsymbol|pmb|bm|bf|rm|it|sf|tt|large|displaystyle'
-     r'|left|right|bigg?[lr]?)(?![a-z])', ''), (r'\\(?:[,;:! ]|q?quad\b)|~', ' '), (r'\\(?=[&%])', ''), (r'\\?[{}$]|\\[()\[\]]|[*`"“-‟«»‹›「-』【】]', ''),
-    (r"’(?<=\w’)(?=\w)", "'"), (r"‘|’", ''), (r"'(?<!\w')([^'\n]{1,80})'(?!\w)", r'\1'),
-    (r'_(?:(?<=[a-z]{2}_)(?=[a-z]{2})|(?![a-z0-9])|(?<![a-z0-9]_))', ' '))]
+    (r'<(?:final[_ ]?)?answer>', ' answer: '), (r'<(\w{1,10})>([^<>]*)</\1>', r'\2'), (r'<([a-z])>', r'\1'),
+    (r'</?[a-z][a-z_-]{0,19}\s?/?>', ' '), (r'~~[^~\n]{1,80}~~|\\(?:text)?color\s?\{[^{}]{0,40}\}', ''), (_FONTS, ''),
+    (r'\\(?:[,;:! ]|q?quad\b)|~', ' '), (r'\\(?=[&%])', ''),
+    (r'\\?[{}$]|\\[()\[\]]|[*`"“-‟«»‹›「-』【】]', ''), (r"’(?<=\w’)(?=\w)", "'"), (r"‘|’", ''),
+    (r"'(?<!\w')([^'\n]{1,80})'(?!\w)", r'\1'), (r'_(?:(?<=[a-z]{2}_)(?=[a-z]{2})|(?![a-z0-9])|(?<![a-z0-9]_))', ' '))]
 
 def _undressed(text:str) -> str:
     "A text without fonts, quotes and tags"
@@ -598,15 +602,17 @@ def _undressed(text:str) -> str:
 
 # %% ../nbs/02_grade.ipynb #read-choice
 _LETTERS = 'ABCDEFGHIJ'
-_LETTER = re.compile(r"(?:the\s{1,9})?(?:(?:either|both)\s{1,9})?(?:(?:option|choice|letter|answer)\b[\s:]{0,9})?[(\[\s]{0,9}"
-                     r"(?P<letter>[a-z])(?![^\W\u3040-\u9fff\uac00-\ud7af]|['′^#%°(♭♯])(?P<rest>.*)", re.I | re.S)
-_MORE = re.compile(r"[\s)\].,:;(\[]{0,9}(?:\b(?P<word>or|and|nor|plus|vs|versus)\b\.?|[,;/|&])[\s,]{0,9}"
-                   r"(?:(?:(?P<too>or|and)|maybe|perhaps|possibly|probably|even|also|rather|else|both)\s{1,9}){0,4}", re.I)
-_FORMULA = re.compile(r'\s{0,3}(?:[+*=<>^→⇒➜]|\\(?![dt]?frac|sqrt))|-\w|/\d|\s-\s?[A-Zb-z]\b|[.:?]\w\b|\s(?:so|such)\sthat\b|\sif\s(?!I\b|we\b|my\b|you\b)')
-_NAMED = re.compile(r'[. ]{1,2}(?:major|minor|sharp|flat|cells?|coli|elegans|subtilis|difficile)\b')   # C major, B cells, E. coli
+_LETTER = re.compile(r"""(?:the\s{1,9})?(?:(?:either|both)\s{1,9})?(?:(?:option|choice|letter|answer)\b[\s:]{0,9})?
+    [(\[\s]{0,9}(?P<letter>[a-z])(?![^\W\u3040-\u9fff\uac00-\ud7af]|['′^\#%°(♭♯])(?P<rest>.*)""", re.I | re.S | re.X)
+_MORE = re.compile(r"""[\s)\].,:;(\[]{0,9}(?:\b(?P<word>or|and|nor|plus|vs|versus)\b\.?|[,;/|&])[\s,]{0,9}
+    (?:(?:(?P<too>or|and)|maybe|perhaps|possibly|probably|even|also|rather|else|both)\s{1,9}){0,4}""", re.I | re.X)
+_FORMULA = re.compile(r"""\s{0,3}(?:[+*=<>^→⇒➜]|\\(?![dt]?frac|sqrt))|-\w|/\d|\s-\s?[A-Zb-z]\b|[.:?]\w\b
+    |\s(?:so|such)\sthat\b|\sif\s(?!I\b|we\b|my\b|you\b)""", re.X)
+_NAMED = re.compile(r'[. ]{1,2}(?:major|minor|sharp|flat|cells?|coli|elegans|subtilis)\b')   # C major, B cells, E. coli
 _JOINS = re.compile(r'\s+(?:because|since|and|or|but|though|although)\b', re.I)
 _GOES_ON = re.compile(r'\s+(?:as|is|for|if|due|given|which|with|when|by|not|rather|so|nor)\b', re.I)
-_ASIDE = re.compile(r'\s+(?:(?:and|or|nor)\s\(?[A-Z]\)?\s)?(?:is|are|was|were|would|has|does|can|cannot|gives|fails|being)\b(?!\s+(?:also|equally|too|right|correct))')
+_ASIDE = re.compile(r"""\s+(?:(?:and|or|nor)\s\(?[A-Z]\)?\s)?(?:is|are|was|were|would|has|does|can|cannot|gives|fails|being)\b
+    (?!\s+(?:also|equally|too|right|correct))""", re.X)
 
 def _is_word(letter:str, rest:str) -> bool:
     "Is it an article or a pronoun?"
@@ -623,7 +629,9 @@ def _choice(text:str, among:str) -> str:
     m = _one_letter(text[:1000], among)
     joint = m and _MORE.match(m['rest'])
     second = joint and _one_letter(m['rest'][joint.end():], among)
-    if second and not (joint['word'] or joint['too']) and (second['letter'].islower() != m['letter'].islower() or _ASIDE.match(second['rest'])): second = None
+    if second and not (joint['word'] or joint['too']):      # after a comma, a remark may begin with a letter
+        alike = second['letter'].islower() == m['letter'].islower()
+        second = second if alike and not _ASIDE.match(second['rest']) else None
     return ''.join(dict.fromkeys(hit['letter'].upper() for hit in (m, second) if hit))
 
 def read_choice(
@@ -634,46 +642,66 @@ def read_choice(
     return _choice(_undressed(text[:2000]).lstrip(' \t\n.:,'), among)
 
 # %% ../nbs/02_grade.ipynb #stated-choice
-_ANSWER = (r'(?<![a-z])(?:answer(?:\(s\))?|ans|solution|guess|antwort|lösung|réponse|respuesta|risposta|resposta|antwoord|odpowiedź|odpověď|svar|cevap|ответ)(?![a-z])'
-           r'|答案|答え|正解|정답|\b(?:correct|right|best|proper|appropriate|my|final)\s(?:option|choice|letter|one|pick|response|statement)\b')
-_IS = (r"(?:\b(?:is(?:\sgiven\sby)?|are|was|(?:must|should|would|has\sto|can\sonly)(?:\s(?:therefore|thus|then|clearly|have\sto))?\sbe|ist|est|es|è|é|jest|är)\b"
-       r"|\bisn't\s\(?[A-J]\)?,\s(?:but|it's|it\sis)\b|[:=\]→⇒➜]|[-–—]>|\s[-–—]\s|是|为|為|は|은|는)")
-_FILLED = (r"(?:[\s:,>#–—-]|(?:not\s\(?[A-J]\)?,?\s(?:but|it's|it\sis)|I\s(?:think|believe|guess)|(?:most\s)?(?:likely|probably)|clearly|therefore|thus|then|indeed"
-           r'|actually|really|definitely|simply|just|now|(?:(?:la|a)\s)?(?:letra|lettre|lettera|opción)|la)\b){0,12}')
-_SAYS = re.compile(rf'(?:{_ANSWER})(?!\s(?:choices|options))(?:[^.:=?!\n]{{0,60}}?{_IS}|[^\S\n]{{0,9}}\n|(?<=\bans)\.){_FILLED}|选', re.I)
+_ANSWER = r"""(?:(?<![a-z])(?:answer(?:\(s\))?|ans|solution|guess|antwort|lösung|réponse|respuesta|risposta|resposta|antwoord
+    |odpowiedź|odpověď|svar|cevap|ответ)(?![a-z])|答案|答え|正解|정답
+    |\b(?:correct|right|best|proper|appropriate|my|final)\s(?:option|choice|letter|one|pick|response|statement)\b)"""
+_IS = r"""(?:\b(?:is(?:\sgiven\sby)?|are|was|ist|est|es|è|é|jest|är
+    |(?:must|should|would|has\sto|can\sonly)(?:\s(?:therefore|thus|then|clearly|have\sto))?\sbe)\b
+    |\bisn't\s\(?[A-J]\)?,\s(?:but|it's|it\sis)\b|[:=\]→⇒➜]|[-–—]>|\s[-–—]\s|是|为|為|は|은|는)"""
+_FILLED = r"""(?:[\s:,>\#–—-]|(?:not\s\(?[A-J]\)?,?\s(?:but|it's|it\sis)|I\s(?:think|believe|guess)|(?:most\s)?(?:likely|probably)
+    |clearly|therefore|thus|then|indeed|actually|really|definitely|simply|just|now
+    |(?:(?:la|a)\s)?(?:letra|lettre|lettera|opción)|la)\b){0,12}"""
+_SAYS = re.compile(rf"""{_ANSWER}(?!\s(?:choices|options))
+    (?:[^.:=?!\n]{{0,60}}?{_IS}|[^\S\n]{{0,9}}\n|(?<=\bans)\.){_FILLED}|选""", re.I | re.X)
 _SUPPOSED = re.compile(r'\b(?:if|whether|suppose|assuming)\s[^.,\n]{0,20}$', re.I)
-_IS_IT = re.compile(r"(?:(?i:\b(?:option|choice|letter|answer)\s\(?([A-J])\)?|\(([A-J])\))|(?:^|[.,;:!]\s|\n\s{0,9}|\b(?i:so|thus|therefore|hence|that|only|then)\s)([A-J]))"
-                    r'(?:\s\([^()\n]{1,80}\))?\s(?:is|was|must\sbe|has\sto\sbe|would\sbe)(?:\s(?:therefore|thus|clearly|indeed))?(?:\s(?:the|our|my))?(?:\s(?:only|most))?\s'
-                    r'(?:(?:(?:correct|right|best|final)\s)?(?P<it>answer|option|choice)|correct|right|best|true|valid|accurate|appropriate|suitable)\b', re.M)
-_TURN = re.compile(r"\b(?P<how>(?i:wait|actually|no|sorry|correction|instead|really|oops|scratch\sthat|make\sthat|I\smeant?|on\ssecond\sthoughts?|but"
-                   r"|(?P<maybe>maybe|perhaps|possibly|(?:could|might|may)\s(?:also\s|well\s|even\s)?be|or\s(?:rather|else)|alternatively|though|although|and)))\b"
-                   r"[\s,:;.!–—-]{1,9}(?i:(?:it|that|this)(?:'s|\sis|\s(?:should|must|has\sto)\sbe)\s|I\s(?:choose|pick|say)\s)?(?i:option\s|choice\s)?"
-                   r"\(?(?P<letter>[A-J])\)?(?=\s{0,3}(?:[.!?;)\n]|$)|\sis\s(?:the\s)?(?:right|correct|better|best|answer)|(?P<also>\sis\s(?:also|equally|just)\b))")
 _LISTED = re.compile(r'.{0,200}?(?:\n\W{0,4}B[).:]|[\s,;(]B[).:].{0,200}?[\s,;(]C[).:])', re.S)
+_IS_IT = re.compile(r"""(?:(?i:\b(?:option|choice|letter|answer)\s\(?([A-J])\)?|\(([A-J])\))
+    |(?:^|[.,;:!]\s|\n\s{0,9}|\b(?i:so|thus|therefore|hence|that|only|then)\s)([A-J]))(?:\s\([^()\n]{1,80}\))?
+    \s(?:is|was|must\sbe|has\sto\sbe|would\sbe)(?:\s(?:therefore|thus|clearly|indeed))?(?:\s(?:the|our|my))?(?:\s(?:only|most))?\s
+    (?:(?:(?:correct|right|best|final)\s)?(?P<it>answer|option|choice)
+    |correct|right|best|true|valid|accurate|appropriate|suitable)\b""", re.M | re.X)
 
 def _called(text:str, as_answer:bool) -> list[tuple]:
     "Where a text calls a letter the answer, or else right, and the letter"
     return [(m.end(), (m[1] or m[2] or m[3]).upper()) for m in _IS_IT.finditer(text) if bool(m['it']) == as_answer]
 
+def _statements(text:str, among:str) -> list[tuple]:
+    "Where an undressed text states its answer, and the choices"
+    said = [(m.end(), _choice(text[m.end():m.end() + 1000], among)) for m in _SAYS.finditer(text)
+            if not _SUPPOSED.search(text[max(0, m.start() - 30):m.start()])]
+    listed = lambda at, found: found == 'A' and _LISTED.match(text, at)
+    asked = lambda at: re.match(r'\W{0,3}\w\W{0,3}\?', text[at:at + 9])
+    return [(at, c) for at, c in said if c and not asked(at) and not listed(at, c)] + _called(text, as_answer=True)
+
+# %% ../nbs/02_grade.ipynb #turned-choice
+_TURN = re.compile(r"""\b(?i:wait|actually|no|sorry|correction|instead|really|oops|scratch\sthat|make\sthat|I\smeant?
+        |on\ssecond\sthoughts?|but|(?P<maybe>maybe|perhaps|possibly|(?:could|might|may)\s(?:also\s|well\s|even\s)?be
+        |or\s(?:rather|else)|alternatively|though|although|and))\b
+    [\s,:;.!–—-]{1,9}(?i:(?:it|that|this)(?:'s|\sis|\s(?:should|must|has\sto)\sbe)\s|I\s(?:choose|pick|say)\s)?
+    (?i:option\s|choice\s)?\(?(?P<letter>[A-J])\)?
+    (?=\s{0,3}(?:[.!?;)\n]|$)|\sis\s(?:the\s)?(?:right|correct|better|best|answer)
+    |(?P<also>\sis\s(?:also|equally|just)\b))""", re.X)
+
 def _stated_choice(text:str, among:str) -> str:
     "The choice that an undressed text last states"
-    said = [(m.end(), _choice(text[m.end():m.end() + 1000], among)) for m in _SAYS.finditer(text) if not _SUPPOSED.search(text[max(0, m.start() - 30):m.start()])]
-    said = [(at, c) for at, c in said if c and not re.match(r'\W{0,3}\w\W{0,3}\?', text[at:at + 9]) and not (c == 'A' and _LISTED.match(text, at))]
-    said += _called(text, as_answer=True)
-    if not said: return ''
-    at, found = max(said)
-    for turn in _TURN.finditer(text, at): found = found + turn['letter'] if turn['maybe'] or turn['also'] else turn['letter']
+    at, found = max(_statements(text, among), default=(len(text), ''))
+    for turn in _TURN.finditer(text, at):
+        found = found + turn['letter'] if turn['maybe'] or turn['also'] else turn['letter']
     return ''.join(dict.fromkeys(found))
 
 # %% ../nbs/02_grade.ipynb #lone-choice
-_PICKS = re.compile(r"(?<!not\s)(?<!n't\s)\b(?:choos(?:e|ing)|chose|I(?:'d|\swould)?\s(?:answer|say)|not\s\(?[A-J]\)?,?\sbut|select(?:ed)?|pick(?:ed)?|go(?:ing)?\swith|opt(?:ed)?\sfor|settle\son|conclude\sthat\sit(?:\sis|'s))\b[\s:]{1,3}", re.I)
-_SO = re.compile(r"[^\w(\[]*(?:(?:so|thus|therefore|hence|final)\b[\s,:]*)?(?:(?:it|this|that)(?:\sis|'s)\s|the\s)?", re.I)
-_ENDS = re.compile(r'[)\].:,!\s✓✅]*|[)\].:]{1,2}\s.*|\s[-–—]\s.*|\s?\([^()]*\)\W*|,?\s(?:because|since|as|not|rather)\b.*|,\s?[\d$].*', re.S)
+_PICKS = re.compile(r"""(?<!not\s)(?<!n't\s)\b(?:choos(?:e|ing)|chose|I(?:'d|\swould)?\s(?:answer|say)|not\s\(?[A-J]\)?,?\sbut
+    |select(?:ed)?|pick(?:ed)?|go(?:ing)?\swith|opt(?:ed)?\sfor|settle\son|conclude\sthat\sit(?:\sis|'s))\b[\s:]{1,3}""", re.I | re.X)
+_SO = re.compile(r"""[^\w(\[]*(?:(?:so|thus|therefore|hence|final)\b[\s,:]*)?
+    (?:(?:it|this|that)(?:\sis|'s)\s|the\s)?""", re.I | re.X)
+_ENDS = re.compile(r"""[)\].:,!\s✓✅]*|[)\].:]{1,2}\s.*|\s[-–—]\s.*|\s?\([^()]*\)\W*
+    |,?\s(?:because|since|as|not|rather)\b.*|,\s?[\d$].*""", re.S | re.X)
 
 def _leaning(text:str) -> str:
     "The one letter that an undressed text chooses or calls right"
-    found = {_choice(text[m.end():m.end() + 1000], _LETTERS) for m in _PICKS.finditer(text)} | {letter for _, letter in _called(text, as_answer=False)}
-    return found.pop() if len(found := found - {''}) == 1 else ''
+    found = {_choice(text[m.end():m.end() + 1000], _LETTERS) for m in _PICKS.finditer(text)}
+    found = (found | {letter for _, letter in _called(text, as_answer=False)}) - {''}
+    return found.pop() if len(found) == 1 else ''
 
 def _lone_choice(line:str) -> str:
     "The choice that a line is"
@@ -694,8 +722,9 @@ def _boxed_choice(text:str, among:str) -> str|None:
     if not re.search(r'\\(?:boxed|fbox)\b', text): return None
     inside, boxes = boxed_answer(text), _boxes(text)
     if not inside: return ''                          # cut off
-    together = read_choice(text[boxes[-2][0]:boxes[-1][1]], among) if len(boxes) > 1 else ''   # one box `or` another
-    return together if len(together) > 1 else read_choice(inside, among) or _stated_choice(_undressed(inside[:2000]), among) or None
+    joined = read_choice(text[boxes[-2][0]:boxes[-1][1]], among) if len(boxes) > 1 else ''   # one box `or` another
+    if len(joined) > 1: return joined
+    return read_choice(inside, among) or _stated_choice(_undressed(inside[:2000]), among) or None
 
 def find_choice(
     completion:str,       # the whole text
