@@ -291,9 +291,12 @@ def stated(
     said = _said(text)
     if said is None: return Grade('no_answer')
     bare = lambda t: ' '.join(re.sub(r'\*|\\(?=[{}])', '', t).strip().strip('"\'`$').removesuffix('.').casefold().split())
-    if not re.fullmatch(r'\([A-Za-z]\)', row['reference']): return Grade('right' if bare(said) == bare(row['reference']) else 'wrong', said)
-    chosen = find_choice(text, string.ascii_uppercase)
-    return Grade('no_answer') if len(chosen) > 1 else Grade('right' if chosen == row['reference'][1].upper() else 'wrong', said)
+    if not re.fullmatch(r'\([A-Za-z]\)', row['reference']): right = bare(said) == bare(row['reference'])
+    else:
+        chosen = find_choice(text, string.ascii_uppercase)
+        if len(chosen) > 1: return Grade('no_answer')
+        right = chosen == row['reference'][1].upper()
+    return Grade('right' if right else 'wrong', said)
 
 # %% ../nbs/08_benchmarks.ipynb #tolerant
 def _value(text:str) -> Fraction|None:
@@ -325,7 +328,8 @@ def tolerant(
 # %% ../nbs/08_benchmarks.ipynb #ifeval-checks
 def _draw_nothing(registry, *modules):
     "Make lm-eval's checkers choose the first where they would draw, and count the sign that they are asked to count"
-    for module in modules: module.random = SimpleNamespace(choice=lambda some: some[0], randint=lambda low, high: low, sample=lambda some, k: some[:k])
+    first = dict(choice=lambda some: some[0], randint=lambda low, high: low, sample=lambda some, k: some[:k])
+    for module in modules: module.random = SimpleNamespace(**first)
     class Signs(modules[0].LetterFrequencyChecker):
         def build_description(self, *, letter=None, **rest):
             described = super().build_description(letter=letter, **rest)
@@ -387,8 +391,10 @@ def follow_many(
     timeout:float=10.  # seconds for one
 ) -> list[dict]:       # as `follows` gives; the outcomes of a reply that takes longer are `timeout`
     "Check many replies in workers with limits of time and memory"
-    found = run_guarded('cgd.benchmarks:follows', list(zip(rows, texts)), 'cgd.benchmarks:instruction_checks', timeout=timeout)
-    return [line or _outcomes(len(row['item']['instruction_id_list']), None, failed_grade(None, why).outcome) for row, (line, why) in zip(rows, found)]
+    checks, replies = 'cgd.benchmarks:instruction_checks', list(zip(rows, texts))
+    found = run_guarded('cgd.benchmarks:follows', replies, checks, timeout=timeout)
+    failed = lambda row, why: _outcomes(len(row['item']['instruction_id_list']), None, failed_grade(None, why).outcome)
+    return [line or failed(row, why) for row, (line, why) in zip(rows, found)]
 
 # %% ../nbs/08_benchmarks.ipynb #confine-parts
 def _call(name:str, *args):
@@ -501,7 +507,7 @@ def _parsed(text:str) -> tuple[list, list]:
     while lines:
         try: return lines, ast.parse('\n'.join(lines)).body
         except (MemoryError, RecursionError, ValueError): return [], []   # nested too deeply; null bytes
-        except SyntaxError as e: del lines[min(len(lines), e.lineno or 1) - 1:]   # the line with the error and what follows
+        except SyntaxError as e: del lines[min(len(lines), e.lineno or 1) - 1:]   # from the line with the error on
     return [], []
 
 def _names(statement:ast.stmt) -> set:
@@ -511,14 +517,17 @@ def _names(statement:ast.stmt) -> set:
 
 def _acts(statement:ast.stmt, name:str) -> bool:
     "Does it call the function, ask for input or end the program, here and now?"
-    called = {getattr(n.func, 'id', getattr(n.func, 'attr', '')) for n in ast.walk(statement) if isinstance(n, ast.Call)}
+    calls = (n.func for n in ast.walk(statement) if isinstance(n, ast.Call))
+    called = {getattr(f, 'id', getattr(f, 'attr', '')) for f in calls}
     return not isinstance(statement, _STAY[:3]) and bool(called & {name, 'input', 'exit', 'quit', 'parse_args'})
 
 def _definitions(code:str, name:str) -> str:
     "A function and what stands with it, without what only uses it"
     lines, statements = _parsed(code)
     last = max((i for i, s in enumerate(statements) if name in _names(s)), default=-1)
-    kept = [s for i, s in enumerate(statements) if i == last or (i < last or isinstance(s, _STAY)) and not _acts(s, name) and getattr(s, 'module', '') != '__future__']
+    future = lambda s: getattr(s, 'module', '') == '__future__'
+    kept = [s for i, s in enumerate(statements)
+            if i == last or (i < last or isinstance(s, _STAY)) and not _acts(s, name) and not future(s)]
     first = lambda s: min([s.lineno, *(d.lineno for d in getattr(s, 'decorator_list', []))])
     return '\n'.join(line for s in kept for line in lines[first(s) - 1:s.end_lineno])
 
@@ -574,7 +583,7 @@ def passes(
     def one(text, program, why):
         if not text.strip(): return dict(outcome='no_answer', error='')
         return dict(outcome=failed_grade(None, why).outcome, error=why) if why else run_code(program)
-    with ThreadPoolExecutor(usable_cores()) as pool: results = list(pool.map(lambda text, found: one(text, *found), texts, programs))
+    with ThreadPoolExecutor(usable_cores()) as pool: results = list(pool.map(one, texts, *zip(*programs)))
     return [dict(code=r['outcome'], code_error=r['error'] or None, confined=trial['confined']) for r in results]
 
 # %% ../nbs/08_benchmarks.ipynb #grade-items

@@ -552,8 +552,9 @@ def _same_leaf_loosely(a:Tree, b:Tree, value=None, alike=_loosely) -> bool|None:
     if '=' not in (a.kind, b.kind):
         texts = [split_unit(one_spelling(t.text))[0] for t in (a, b)]
         m, n = map(to_number, texts)
-        near = alike is _by_paper and all('%' in t for t in texts) and None not in (m, n) and abs(m - n) <= Fraction(1, 10)
-        if None not in (m, n): return near or alike(m, n) or bool(_same_leaf(a, b))
+        if None not in (m, n):
+            near = alike is _by_paper and all('%' in t for t in texts) and abs(m - n) <= Fraction(1, 10)
+            return near or alike(m, n) or bool(_same_leaf(a, b))
     return _same_leaf(a, b, value)
 
 def _value_loosely(a:Tree, b:Tree, scale:Fraction=Fraction(1), alike=_loosely) -> bool:
@@ -611,8 +612,8 @@ _FORMULA = re.compile(r"""\s{0,3}(?:[+*=<>^→⇒➜]|\\(?![dt]?frac|sqrt))|-\w|
 _NAMED = re.compile(r'[. ]{1,2}(?:major|minor|sharp|flat|cells?|coli|elegans|subtilis)\b')   # C major, B cells, E. coli
 _JOINS = re.compile(r'\s+(?:because|since|and|or|but|though|although)\b', re.I)
 _GOES_ON = re.compile(r'\s+(?:as|is|for|if|due|given|which|with|when|by|not|rather|so|nor)\b', re.I)
-_ASIDE = re.compile(r"""\s+(?:(?:and|or|nor)\s\(?[A-Z]\)?\s)?(?:is|are|was|were|would|has|does|can|cannot|gives|fails|being)\b
-    (?!\s+(?:also|equally|too|right|correct))""", re.X)
+_ASIDE = re.compile(r"""\s+(?:(?:and|or|nor)\s\(?[A-Z]\)?\s)?
+    (?:is|are|was|were|would|has|does|can|cannot|gives|fails|being)\b(?!\s+(?:also|equally|too|right|correct))""", re.X)
 
 def _is_word(letter:str, rest:str) -> bool:
     "Is it an article or a pronoun?"
@@ -642,14 +643,14 @@ def read_choice(
     return _choice(_undressed(text[:2000]).lstrip(' \t\n.:,'), among)
 
 # %% ../nbs/02_grade.ipynb #stated-choice
-_ANSWER = r"""(?:(?<![a-z])(?:answer(?:\(s\))?|ans|solution|guess|antwort|lösung|réponse|respuesta|risposta|resposta|antwoord
-    |odpowiedź|odpověď|svar|cevap|ответ)(?![a-z])|答案|答え|正解|정답
+_ANSWER = r"""(?:(?<![a-z])(?:answer(?:\(s\))?|ans|solution|guess|antwort|lösung|réponse|respuesta|risposta|resposta
+    |antwoord|odpowiedź|odpověď|svar|cevap|ответ)(?![a-z])|答案|答え|正解|정답
     |\b(?:correct|right|best|proper|appropriate|my|final)\s(?:option|choice|letter|one|pick|response|statement)\b)"""
 _IS = r"""(?:\b(?:is(?:\sgiven\sby)?|are|was|ist|est|es|è|é|jest|är
     |(?:must|should|would|has\sto|can\sonly)(?:\s(?:therefore|thus|then|clearly|have\sto))?\sbe)\b
     |\bisn't\s\(?[A-J]\)?,\s(?:but|it's|it\sis)\b|[:=\]→⇒➜]|[-–—]>|\s[-–—]\s|是|为|為|は|은|는)"""
-_FILLED = r"""(?:[\s:,>\#–—-]|(?:not\s\(?[A-J]\)?,?\s(?:but|it's|it\sis)|I\s(?:think|believe|guess)|(?:most\s)?(?:likely|probably)
-    |clearly|therefore|thus|then|indeed|actually|really|definitely|simply|just|now
+_FILLED = r"""(?:[\s:,>\#–—-]|(?:not\s\(?[A-J]\)?,?\s(?:but|it's|it\sis)|I\s(?:think|believe|guess)
+    |(?:most\s)?(?:likely|probably)|clearly|therefore|thus|then|indeed|actually|really|definitely|simply|just|now
     |(?:(?:la|a)\s)?(?:letra|lettre|lettera|opción)|la)\b){0,12}"""
 _SAYS = re.compile(rf"""{_ANSWER}(?!\s(?:choices|options))
     (?:[^.:=?!\n]{{0,60}}?{_IS}|[^\S\n]{{0,9}}\n|(?<=\bans)\.){_FILLED}|选""", re.I | re.X)
@@ -657,7 +658,8 @@ _SUPPOSED = re.compile(r'\b(?:if|whether|suppose|assuming)\s[^.,\n]{0,20}$', re.
 _LISTED = re.compile(r'.{0,200}?(?:\n\W{0,4}B[).:]|[\s,;(]B[).:].{0,200}?[\s,;(]C[).:])', re.S)
 _IS_IT = re.compile(r"""(?:(?i:\b(?:option|choice|letter|answer)\s\(?([A-J])\)?|\(([A-J])\))
     |(?:^|[.,;:!]\s|\n\s{0,9}|\b(?i:so|thus|therefore|hence|that|only|then)\s)([A-J]))(?:\s\([^()\n]{1,80}\))?
-    \s(?:is|was|must\sbe|has\sto\sbe|would\sbe)(?:\s(?:therefore|thus|clearly|indeed))?(?:\s(?:the|our|my))?(?:\s(?:only|most))?\s
+    \s(?:is|was|must\sbe|has\sto\sbe|would\sbe)(?:\s(?:therefore|thus|clearly|indeed))?
+    (?:\s(?:the|our|my))?(?:\s(?:only|most))?\s
     (?:(?:(?:correct|right|best|final)\s)?(?P<it>answer|option|choice)
     |correct|right|best|true|valid|accurate|appropriate|suitable)\b""", re.M | re.X)
 
@@ -690,8 +692,9 @@ def _stated_choice(text:str, among:str) -> str:
     return ''.join(dict.fromkeys(found))
 
 # %% ../nbs/02_grade.ipynb #lone-choice
-_PICKS = re.compile(r"""(?<!not\s)(?<!n't\s)\b(?:choos(?:e|ing)|chose|I(?:'d|\swould)?\s(?:answer|say)|not\s\(?[A-J]\)?,?\sbut
-    |select(?:ed)?|pick(?:ed)?|go(?:ing)?\swith|opt(?:ed)?\sfor|settle\son|conclude\sthat\sit(?:\sis|'s))\b[\s:]{1,3}""", re.I | re.X)
+_PICKS = re.compile(r"""(?<!not\s)(?<!n't\s)\b(?:choos(?:e|ing)|chose|I(?:'d|\swould)?\s(?:answer|say)
+    |not\s\(?[A-J]\)?,?\sbut|select(?:ed)?|pick(?:ed)?|go(?:ing)?\swith|opt(?:ed)?\sfor|settle\son
+    |conclude\sthat\sit(?:\sis|'s))\b[\s:]{1,3}""", re.I | re.X)
 _SO = re.compile(r"""[^\w(\[]*(?:(?:so|thus|therefore|hence|final)\b[\s,:]*)?
     (?:(?:it|this|that)(?:\sis|'s)\s|the\s)?""", re.I | re.X)
 _ENDS = re.compile(r"""[)\].:,!\s✓✅]*|[)\].:]{1,2}\s.*|\s[-–—]\s.*|\s?\([^()]*\)\W*
@@ -755,7 +758,8 @@ def exact(
     if len(answer) > _LONGEST: return _graded(answer == reference, answer)
     return _graded(_key(one_spelling(answer)).casefold() == _key(one_spelling(reference)).casefold(), answer)
 
-GRADERS = dict(strict=strict, boxed=boxed, lenient=lenient, paper=paper, flexible=flexible, letter=letter, exact=exact)  # name -> grader; a new one is a new entry
+GRADERS = dict(strict=strict, boxed=boxed, lenient=lenient, paper=paper, flexible=flexible, letter=letter,
+               exact=exact)  # name -> grader; a new one is a new entry
 
 # %% ../nbs/02_grade.ipynb #worker
 def _serve():
@@ -804,9 +808,11 @@ def _worker() -> subprocess.Popen:
         try: worker = _IDLE.pop()
         except IndexError: break                      # another thread was faster
         if worker.poll() is None: return worker
-    worker = subprocess.Popen([sys.executable, '-c', _WORKER.format(sys.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    command = [sys.executable, '-c', _WORKER.format(sys.path)]
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
     try: pickle.load(worker.stdout)
-    except EOFError: raise CgdError(f'grading: its worker process does not start (exit code {worker.wait()}); see its own words above') from None
+    except EOFError:
+        raise CgdError(f'grading: its worker process does not start (exit code {worker.wait()}); see above') from None
     return worker
 
 def _ask(call:tuple) -> tuple|None:
@@ -816,7 +822,8 @@ def _ask(call:tuple) -> tuple|None:
         pickle.dump(call, worker.stdin)
         worker.stdin.flush()
         found = pickle.load(worker.stdout)
-    except (EOFError, BrokenPipeError, pickle.UnpicklingError): return (None, 'out of time') if worker.wait() == -signal.SIGALRM else None
+    except (EOFError, BrokenPipeError, pickle.UnpicklingError):     # it is dead, and this tells of what
+        return (None, 'out of time') if worker.wait() == -signal.SIGALRM else None
     _IDLE.append(worker)
     return found
 
@@ -832,12 +839,14 @@ def run_guarded(
 ) -> list[tuple]:         # for each job what the function returned and '', or None and what went wrong
     "Call a function many times in workers with limits of time and memory; raises only the CgdError that it raises"
     calls = [(target, job, ready, timeout) for job in jobs]
-    with ThreadPoolExecutor(workers or min(usable_cores(), len(calls)//8 + 1)) as threads: found = list(threads.map(_ask, calls))
+    workers = workers or min(usable_cores(), len(calls)//8 + 1)
+    with ThreadPoolExecutor(workers) as threads: found = list(threads.map(_ask, calls))
     found = [f or _ask(call) or (None, 'the worker crashed, twice') for f, call in zip(found, calls)]
     if refused := [why for _, why in found if isinstance(why, CgdError)]: raise refused[0]
     if failed := [why for _, why in found if why and why not in _OUT]:
-        logging.getLogger(__name__).warning('%s: %d of %d answers could not be graded and count as wrong; the first: %s',
-                                            target.partition(':')[2].strip('_'), len(failed), len(jobs), failed[0])
+        said = '%s: %d of %d answers could not be graded and count as wrong; the first: %s'
+        name = target.partition(':')[2].strip('_')
+        logging.getLogger(__name__).warning(said, name, len(failed), len(jobs), failed[0])
     return found
 
 def failed_grade(
@@ -873,7 +882,8 @@ def grade_many(
     grades = [_at_once(grader, pair) for pair in pairs]
     open_ = [i for i, g in enumerate(grades) if g is None]
     jobs = [(grader, *pairs[i]) for i in open_]
-    for i, (found, why) in zip(open_, run_guarded('cgd.grade:_judge', jobs, 'cgd.grade:_load_algebra', workers, timeout)):
+    judged = run_guarded('cgd.grade:_judge', jobs, 'cgd.grade:_load_algebra', workers, timeout)
+    for i, (found, why) in zip(open_, judged):
         grades[i] = failed_grade(find_answer(pairs[i][1]), why) if why else Grade(*found)
     return grades
 
