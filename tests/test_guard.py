@@ -1,5 +1,4 @@
-"Graders run in workers with limits, from wherever Python runs: scripts without a main guard, standard input, notebooks, threads, forks"
-import logging
+"Graders run in workers with limits, from wherever Python runs: plain scripts, standard input, notebooks, forks"
 import os
 import signal
 import subprocess
@@ -20,8 +19,8 @@ from cgd.benchmarks import BENCHMARKS, grade_items
 from cgd.grade import grade_many
 print("read once")
 row = dict(reference='1000', item=dict(answer_type='float'), prompt='')
-print([g.outcome for g in grade_many({[ALGEBRA, TOWER, ALGEBRA]!r}, timeout=1)],
-      [g['tolerant'] for g in grade_items(BENCHMARKS['theoremqa'], [row]*2, ['\\\\boxed{{10^{{999}}}}', '\\\\boxed{{999}}'])])
+tolerant = grade_items(BENCHMARKS['theoremqa'], [row]*2, ['\\\\boxed{{10^{{999}}}}', '\\\\boxed{{999}}'])
+print([g.outcome for g in grade_many({[ALGEBRA, TOWER, ALGEBRA]!r}, timeout=1)], [g['tolerant'] for g in tolerant])
 '''
 SAID = "read once\n['right', 'timeout', 'right'] ['wrong', 'right']\n"
 
@@ -30,14 +29,17 @@ SAID = "read once\n['right', 'timeout', 'right'] ['wrong', 'right']\n"
 def test_from_wherever_python_runs(how, tmp_path):
     (tmp_path/'plain.py').write_text(SCRIPT)
     args = dict(script=['plain.py'], command=['-c', SCRIPT], module=['-m', 'plain']).get(how, ['-'])
-    done = subprocess.run([sys.executable, *args], input=SCRIPT if how == 'standard input' else '', cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    given = SCRIPT if how == 'standard input' else ''
+    command = [sys.executable, *args]
+    done = subprocess.run(command, input=given, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.stdout == SAID, done.stderr
 
 
 def test_in_a_notebook(tmp_path):
     nbformat, nbclient = pytest.importorskip('nbformat'), pytest.importorskip('nbclient')
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SCRIPT)])
-    nbclient.NotebookClient(book, timeout=60, kernel_name='python3', resources=dict(metadata=dict(path=tmp_path))).execute()
+    where = dict(metadata=dict(path=tmp_path))
+    nbclient.NotebookClient(book, timeout=60, kernel_name='python3', resources=where).execute()
     assert ''.join(o['text'] for o in book.cells[0].outputs if o.get('name') == 'stdout') == SAID
 
 
@@ -54,8 +56,10 @@ def crash_on(text:str):
 
 
 def test_a_crash_of_the_worker_is_no_timeout(caplog):
-    assert run_guarded('test_guard:crash_on', [('a',), ('crash',), ('b',)], workers=1) == [('A', ''), (None, 'the worker crashed, twice'), ('B', '')]
-    assert 'crash_on: 1 of 3 answers could not be graded and count as wrong; the first: the worker crashed, twice' in caplog.text
+    why = 'the worker crashed, twice'
+    found = run_guarded('test_guard:crash_on', [('a',), ('crash',), ('b',)], workers=1)
+    assert found == [('A', ''), (None, why), ('B', '')]
+    assert f'crash_on: 1 of 3 answers could not be graded and count as wrong; the first: {why}' in caplog.text
 
 
 def test_a_worker_that_was_killed_while_it_waited_is_replaced():
@@ -82,7 +86,8 @@ def test_time_is_bounded_whatever_is_sent():
 
 
 def test_workers_end_with_their_process():
-    code = "from cgd.grade import run_guarded\nprint(run_guarded('os:getpid', [()])[0][0], flush=True)\nimport os; os.kill(os.getpid(), 9)"
+    code = ("import os; from cgd.grade import run_guarded\n"
+            "print(run_guarded('os:getpid', [()])[0][0], flush=True); os.kill(os.getpid(), 9)")
     pid = int(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60).stdout)
     for _ in range(100):
         if not Path(f'/proc/{pid}').exists(): return
@@ -97,5 +102,6 @@ def test_a_worker_that_cannot_start_says_so(monkeypatch):
 
 
 def test_threads_side_by_side():
-    with ThreadPoolExecutor(4) as threads: found = list(threads.map(lambda i: run_guarded('operator:mul', [(i, k) for k in range(20)]), range(8)))
+    times = lambda i: run_guarded('operator:mul', [(i, k) for k in range(20)])
+    with ThreadPoolExecutor(4) as threads: found = list(threads.map(times, range(8)))
     assert found == [[(i*k, '') for k in range(20)] for i in range(8)]
