@@ -808,7 +808,7 @@ def _worker() -> subprocess.Popen:
         try: worker = _IDLE.pop()
         except IndexError: break                      # another thread was faster
         if worker.poll() is None: return worker
-    command = [sys.executable, '-c', _WORKER.format(sys.path)]
+    command = [sys.executable, '-c', _WORKER.format([*map(str, sys.path)])]
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
     try: pickle.load(worker.stdout)
     except EOFError:
