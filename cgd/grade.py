@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['GRADERS', 'Grade', 'last_boxed', 'boxed_answer', 'stated_answer', 'bare_answer', 'find_answer', 'last_number',
            'to_number', 'one_spelling', 'Tree', 'read_answer', 'split_unit', 'strict', 'boxed', 'flexible', 'lenient',
-           'letter', 'exact', 'grade_many', 'grade', 'outcomes']
+           'paper', 'read_choice', 'find_choice', 'letter', 'exact', 'run_guarded', 'failed_grade', 'grade_many',
+           'grade', 'outcomes']
 
 # %% ../nbs/02_grade.ipynb #imports
-import logging, re
-from concurrent.futures import TimeoutError
-from dataclasses import dataclass
+import logging, os, pickle, re, signal, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
 from fractions import Fraction
-from functools import lru_cache, partial
-from multiprocessing import get_all_start_methods, get_context
+from functools import cache, lru_cache, partial
 from pkgutil import resolve_name
+from unicodedata import normalize
 
 from .core import CgdError, usable_cores
 
@@ -541,41 +542,200 @@ def flexible(
     return Grade('right' if gold is not None and gold == value else 'wrong', answer)
 
 # %% ../nbs/02_grade.ipynb #lenient
-def _loosely(m:Fraction, n:Fraction) -> bool:
+def _by_paper(m:Fraction, n:Fraction) -> bool:
     return any(round(m*k, 1) == round(n, 1) for k in (1, Fraction(1, 100), 100))
 
-def _same_leaf_loosely(a:Tree, b:Tree, value=None) -> bool|None:
+def _loosely(m:Fraction, n:Fraction) -> bool:
+    return any(round(m*k, 1) == round(n, 1) and 20*abs(m*k - n) <= abs(m*k) for k in (1, Fraction(1, 100), 100))
+
+def _same_leaf_loosely(a:Tree, b:Tree, value=None, alike=_loosely) -> bool|None:
     if '=' not in (a.kind, b.kind):
         texts = [split_unit(one_spelling(t.text))[0] for t in (a, b)]
         m, n = map(to_number, texts)
-        if None not in (m, n): return _loosely(m, n) or all('%' in t for t in texts) and abs(m - n) <= Fraction(1, 10) or bool(_same_leaf(a, b))
+        if None not in (m, n):
+            near = alike is _by_paper and all('%' in t for t in texts) and abs(m - n) <= Fraction(1, 10)
+            return near or alike(m, n) or bool(_same_leaf(a, b))
     return _same_leaf(a, b, value)
 
-def _value_loosely(a:Tree, b:Tree, scale:Fraction=Fraction(1)) -> bool:
+def _value_loosely(a:Tree, b:Tree, scale:Fraction=Fraction(1), alike=_loosely) -> bool:
     if a.kind != '=' and None not in (x := [_to_sympy(t.text) for t in (a, b)]):
         numbers = [e.evalf(20) for e in x]
-        if all(v.is_Float or v.is_Rational for v in numbers): return _loosely(*(Fraction(str(v)) for v in numbers))
+        if all(v.is_Float or v.is_Rational for v in numbers): return alike(*(Fraction(str(v)) for v in numbers))
     return _with_algebra(a, b, scale)
+
+def _about(alike, reference:str, completion:str, slow:bool) -> Grade|None:
+    answer = find_answer(completion) or last_number(completion)
+    if not answer: return Grade('no_answer')
+    value = partial(_value_loosely, alike=alike) if slow else None
+    return _graded(_decide(reference, answer, partial(_same_leaf_loosely, value=value, alike=alike)), answer)
 
 def lenient(
     reference:str,  # plain or LaTeX
     completion:str,
     slow:bool=False # may take any time: only in a worker that can be killed
 ) -> Grade|None:    # None: cannot be decided quickly
-    "Grade by the field's rule: numbers to one decimal, a factor of 100 either way forgiven"
-    answer = find_answer(completion) or last_number(completion)
-    if not answer: return Grade('no_answer')
-    return _graded(_decide(reference, answer, partial(_same_leaf_loosely, value=_value_loosely if slow else None)), answer)
+    "Grade numbers to one decimal and a twentieth of their size; a factor of 100 either way is forgiven"
+    return _about(_loosely, reference, completion, slow)
+
+def paper(
+    reference:str,  # plain or LaTeX
+    completion:str,
+    slow:bool=False # may take any time: only in a worker that can be killed
+) -> Grade|None:    # None: cannot be decided quickly
+    "Grade by the paper's rule: numbers to one decimal, however small; a factor of 100 either way is forgiven"
+    return _about(_by_paper, reference, completion, slow)
+
+# %% ../nbs/02_grade.ipynb #undressed
+_FONTS = (r'\\(?:(?:text|math)[a-z]*|operatorname\*?|[mhf]?box(?:ed)?|emph|underline|boldsymbol|pmb|bm|bf|rm|it|sf|tt'
+          r'|large|displaystyle|left|right|bigg?[lr]?)(?![a-z])')
+_DRESS = [(re.compile(pattern, re.I), to) for pattern, to in (
+    (r'<(?:final[_ ]?)?answer>', ' answer: '), (r'<(\w{1,10})>([^<>]*)</\1>', r'\2'), (r'<([a-z])>', r'\1'),
+    (r'</?[a-z][a-z_-]{0,19}\s?/?>', ' '), (r'~~[^~\n]{1,80}~~|\\(?:text)?color\s?\{[^{}]{0,40}\}', ''), (_FONTS, ''),
+    (r'\\(?:[,;:! ]|q?quad\b)|~', ' '), (r'\\(?=[&%])', ''),
+    (r'\\?[{}$]|\\[()\[\]]|[*`"“-‟«»‹›「-』【】]', ''), (r"’(?<=\w’)(?=\w)", "'"), (r"‘|’", ''),
+    (r"'(?<!\w')([^'\n]{1,80})'(?!\w)", r'\1'), (r'_(?:(?<=[a-z]{2}_)(?=[a-z]{2})|(?![a-z0-9])|(?<![a-z0-9]_))', ' '))]
+
+def _undressed(text:str) -> str:
+    "A text without fonts, quotes and tags"
+    text = normalize('NFKC', text)
+    for pattern, to in _DRESS: text = pattern.sub(to, text)
+    return text
+
+# %% ../nbs/02_grade.ipynb #read-choice
+_LETTERS = 'ABCDEFGHIJ'
+_LETTER = re.compile(r"""(?:the\s{1,9})?(?:(?:either|both)\s{1,9})?(?:(?:option|choice|letter|answer)\b[\s:]{0,9})?
+    [(\[\s]{0,9}(?P<letter>[a-z])(?![^\W\u3040-\u9fff\uac00-\ud7af]|['′^\#%°(♭♯])(?P<rest>.*)""", re.I | re.S | re.X)
+_MORE = re.compile(r"""[\s)\].,:;(\[]{0,9}(?:\b(?P<word>or|and|nor|plus|vs|versus)\b\.?|[,;/|&])[\s,]{0,9}
+    (?:(?:(?P<too>or|and)|maybe|perhaps|possibly|probably|even|also|rather|else|both)\s{1,9}){0,4}""", re.I | re.X)
+_FORMULA = re.compile(r"""\s{0,3}(?:[+*=<>^→⇒➜]|\\(?![dt]?frac|sqrt))|-\w|/\d|\s-\s?[A-Zb-z]\b|[.:?]\w\b
+    |\s(?:so|such)\sthat\b|\sif\s(?!I\b|we\b|my\b|you\b)""", re.X)
+_NAMED = re.compile(r'[. ]{1,2}(?:major|minor|sharp|flat|cells?|coli|elegans|subtilis)\b')   # C major, B cells, E. coli
+_JOINS = re.compile(r'\s+(?:because|since|and|or|but|though|although)\b', re.I)
+_GOES_ON = re.compile(r'\s+(?:as|is|for|if|due|given|which|with|when|by|not|rather|so|nor)\b', re.I)
+_ASIDE = re.compile(r"""\s+(?:(?:and|or|nor)\s\(?[A-Z]\)?\s)?
+    (?:is|are|was|were|would|has|does|can|cannot|gives|fails|being)\b(?!\s+(?:also|equally|too|right|correct))""", re.X)
+
+def _is_word(letter:str, rest:str) -> bool:
+    "Is it an article or a pronoun?"
+    if letter not in 'aAI' or not re.match(r'\s+\w' if letter == 'a' else r'\s+[a-z]', rest): return False
+    return not (_JOINS.match(rest) or letter == 'A' and _GOES_ON.match(rest))
+
+def _one_letter(text:str, among:str) -> re.Match|None:
+    m = _LETTER.match(text)
+    if not m or m['letter'].upper() not in among or _FORMULA.match(m['rest']) or _NAMED.match(m['rest']): return None
+    return None if _is_word(m['letter'], m['rest']) else m
+
+def _choice(text:str, among:str) -> str:
+    "The choice that an undressed text begins with: a letter, several of a hedge, or none: ''"
+    m = _one_letter(text[:1000], among)
+    joint = m and _MORE.match(m['rest'])
+    second = joint and _one_letter(m['rest'][joint.end():], among)
+    if second and not (joint['word'] or joint['too']):      # after a comma, a remark may begin with a letter
+        alike = second['letter'].islower() == m['letter'].islower()
+        second = second if alike and not _ASIDE.match(second['rest']) else None
+    return ''.join(dict.fromkeys(hit['letter'].upper() for hit in (m, second) if hit))
+
+def read_choice(
+    text:str,              # where a choice should stand
+    among:str=_LETTERS     # the letters there are
+) -> str:                  # one letter; several, of a hedge; none: ''
+    "Read the choice that a text begins with"
+    return _choice(_undressed(text[:2000]).lstrip(' \t\n.:,'), among)
+
+# %% ../nbs/02_grade.ipynb #stated-choice
+_ANSWER = r"""(?:(?<![a-z])(?:answer(?:\(s\))?|ans|solution|guess|antwort|lösung|réponse|respuesta|risposta|resposta
+    |antwoord|odpowiedź|odpověď|svar|cevap|ответ)(?![a-z])|答案|答え|正解|정답
+    |\b(?:correct|right|best|proper|appropriate|my|final)\s(?:option|choice|letter|one|pick|response|statement)\b)"""
+_IS = r"""(?:\b(?:is(?:\sgiven\sby)?|are|was|ist|est|es|è|é|jest|är
+    |(?:must|should|would|has\sto|can\sonly)(?:\s(?:therefore|thus|then|clearly|have\sto))?\sbe)\b
+    |\bisn't\s\(?[A-J]\)?,\s(?:but|it's|it\sis)\b|[:=\]→⇒➜]|[-–—]>|\s[-–—]\s|是|为|為|は|은|는)"""
+_FILLED = r"""(?:[\s:,>\#–—-]|(?:not\s\(?[A-J]\)?,?\s(?:but|it's|it\sis)|I\s(?:think|believe|guess)
+    |(?:most\s)?(?:likely|probably)|clearly|therefore|thus|then|indeed|actually|really|definitely|simply|just|now
+    |(?:(?:la|a)\s)?(?:letra|lettre|lettera|opción)|la)\b){0,12}"""
+_SAYS = re.compile(rf"""{_ANSWER}(?!\s(?:choices|options))
+    (?:[^.:=?!\n]{{0,60}}?{_IS}|[^\S\n]{{0,9}}\n|(?<=\bans)\.){_FILLED}|选""", re.I | re.X)
+_SUPPOSED = re.compile(r'\b(?:if|whether|suppose|assuming)\s[^.,\n]{0,20}$', re.I)
+_LISTED = re.compile(r'.{0,200}?(?:\n\W{0,4}B[).:]|[\s,;(]B[).:].{0,200}?[\s,;(]C[).:])', re.S)
+_IS_IT = re.compile(r"""(?:(?i:\b(?:option|choice|letter|answer)\s\(?([A-J])\)?|\(([A-J])\))
+    |(?:^|[.,;:!]\s|\n\s{0,9}|\b(?i:so|thus|therefore|hence|that|only|then)\s)([A-J]))(?:\s\([^()\n]{1,80}\))?
+    \s(?:is|was|must\sbe|has\sto\sbe|would\sbe)(?:\s(?:therefore|thus|clearly|indeed))?
+    (?:\s(?:the|our|my))?(?:\s(?:only|most))?\s
+    (?:(?:(?:correct|right|best|final)\s)?(?P<it>answer|option|choice)
+    |correct|right|best|true|valid|accurate|appropriate|suitable)\b""", re.M | re.X)
+
+def _called(text:str, as_answer:bool) -> list[tuple]:
+    "Where a text calls a letter the answer, or else right, and the letter"
+    return [(m.end(), (m[1] or m[2] or m[3]).upper()) for m in _IS_IT.finditer(text) if bool(m['it']) == as_answer]
+
+def _statements(text:str, among:str) -> list[tuple]:
+    "Where an undressed text states its answer, and the choices"
+    said = [(m.end(), _choice(text[m.end():m.end() + 1000], among)) for m in _SAYS.finditer(text)
+            if not _SUPPOSED.search(text[max(0, m.start() - 30):m.start()])]
+    listed = lambda at, found: found == 'A' and _LISTED.match(text, at)
+    asked = lambda at: re.match(r'\W{0,3}\w\W{0,3}\?', text[at:at + 9])
+    return [(at, c) for at, c in said if c and not asked(at) and not listed(at, c)] + _called(text, as_answer=True)
+
+# %% ../nbs/02_grade.ipynb #turned-choice
+_TURN = re.compile(r"""\b(?i:wait|actually|no|sorry|correction|instead|really|oops|scratch\sthat|make\sthat|I\smeant?
+        |on\ssecond\sthoughts?|but|(?P<maybe>maybe|perhaps|possibly|(?:could|might|may)\s(?:also\s|well\s|even\s)?be
+        |or\s(?:rather|else)|alternatively|though|although|and))\b
+    [\s,:;.!–—-]{1,9}(?i:(?:it|that|this)(?:'s|\sis|\s(?:should|must|has\sto)\sbe)\s|I\s(?:choose|pick|say)\s)?
+    (?i:option\s|choice\s)?\(?(?P<letter>[A-J])\)?
+    (?=\s{0,3}(?:[.!?;)\n]|$)|\sis\s(?:the\s)?(?:right|correct|better|best|answer)
+    |(?P<also>\sis\s(?:also|equally|just)\b))""", re.X)
+
+def _stated_choice(text:str, among:str) -> str:
+    "The choice that an undressed text last states"
+    at, found = max(_statements(text, among), default=(len(text), ''))
+    for turn in _TURN.finditer(text, at):
+        found = found + turn['letter'] if turn['maybe'] or turn['also'] else turn['letter']
+    return ''.join(dict.fromkeys(found))
+
+# %% ../nbs/02_grade.ipynb #lone-choice
+_PICKS = re.compile(r"""(?<!not\s)(?<!n't\s)\b(?:choos(?:e|ing)|chose|I(?:'d|\swould)?\s(?:answer|say)
+    |not\s\(?[A-J]\)?,?\sbut|select(?:ed)?|pick(?:ed)?|go(?:ing)?\swith|opt(?:ed)?\sfor|settle\son
+    |conclude\sthat\sit(?:\sis|'s))\b[\s:]{1,3}""", re.I | re.X)
+_SO = re.compile(r"""[^\w(\[]*(?:(?:so|thus|therefore|hence|final)\b[\s,:]*)?
+    (?:(?:it|this|that)(?:\sis|'s)\s|the\s)?""", re.I | re.X)
+_ENDS = re.compile(r"""[)\].:,!\s✓✅]*|[)\].:]{1,2}\s.*|\s[-–—]\s.*|\s?\([^()]*\)\W*
+    |,?\s(?:because|since|as|not|rather)\b.*|,\s?[\d$].*""", re.S | re.X)
+
+def _leaning(text:str) -> str:
+    "The one letter that an undressed text chooses or calls right"
+    found = {_choice(text[m.end():m.end() + 1000], _LETTERS) for m in _PICKS.finditer(text)}
+    found = (found | {letter for _, letter in _called(text, as_answer=False)}) - {''}
+    return found.pop() if len(found) == 1 else ''
+
+def _lone_choice(line:str) -> str:
+    "The choice that a line is"
+    line = line[_SO.match(line).end():]
+    found = _choice(line, _LETTERS)
+    return found if len(found) == 1 and _ENDS.fullmatch(_LETTER.match(line)['rest']) else ''
+
+def _loose_choice(text:str) -> str:
+    "A choice that an undressed text does not state"
+    lines = text.strip().splitlines() or ['']
+    listed = sum(bool(re.match(r'\W{0,4}[A-J][).:]\s', line)) for line in lines) > 1     # the options, repeated
+    first, last = ('', '') if listed else (_lone_choice(lines[0]), _lone_choice(lines[-1]))
+    return last or _leaning(text) or first
 
 # %% ../nbs/02_grade.ipynb #letter
-_CHOICE = re.compile(r'(?:(?:option|choice|letter)\s{1,3}[(\[*"]{0,4})?([A-Ja-j])(?![\w\'])(?P<rest>.*)', re.I | re.S)
-_SECOND = re.compile(r'[\s)\].,*]{0,9}(?:or|and|,|/|&)\s{0,9}[(\[]?[A-Ja-j](?![\w\'])', re.I)
+def _boxed_choice(text:str, among:str) -> str|None:
+    "The choice in a box; None if the text must say it elsewhere"
+    if not re.search(r'\\(?:boxed|fbox)\b', text): return None
+    inside, boxes = boxed_answer(text), _boxes(text)
+    if not inside: return ''                          # cut off
+    joined = read_choice(text[boxes[-2][0]:boxes[-1][1]], among) if len(boxes) > 1 else ''   # one box `or` another
+    if len(joined) > 1: return joined
+    return read_choice(inside, among) or _stated_choice(_undressed(inside[:2000]), among) or None
 
-def _choice(text:str, alone:bool=False) -> str|None:
-    m = _CHOICE.match(re.sub(r'\\text(?:bf|rm|it)?\s*\{([^{}]*)\}|[$]', r'\1', text[:1000]).lstrip('([*" \t\n'))
-    if not m or _SECOND.match(m['rest']): return None
-    if alone and not re.fullmatch(r'[)\].*:\s]*|[).:]\*{0,2}\s.*', m['rest'], re.S) or m[1] in 'aI' and re.match(r'\s+[a-z]', m['rest']): return None   # `a` and `I` are words, too
-    return m[1].upper()
+def find_choice(
+    completion:str,       # the whole text
+    among:str=_LETTERS    # the letters there are
+) -> str:                 # one letter; several, of a hedge; none: ''
+    "Find the choice that is boxed, or else stated"
+    found = _boxed_choice(completion, among)
+    return _stated_choice(_undressed(completion), among) if found is None else found
 
 def letter(
     reference:str,  # a letter, as C or (C)
@@ -583,11 +743,8 @@ def letter(
     slow:bool=False # has no effect: always decided at once
 ) -> Grade:
     "Grade a choice between letters A to J"
-    lines = completion.strip().splitlines() or ['']
-    listed = sum(bool(re.match(r'\s*\(?[A-J][).:]\s', line)) for line in lines) > 1     # the options, repeated
-    found = (_choice(boxed_answer(completion) or '') if r'\boxed' in completion else
-             _choice(stated) if (stated := stated_answer(completion)) else None if listed else _choice(lines[-1], alone=True))
-    return Grade('no_answer') if found is None else _graded(found == _choice(reference), found)
+    found = find_choice(completion) or ('' if r'\boxed' in completion else _loose_choice(_undressed(completion)))
+    return _graded(found == read_choice(reference), found) if len(found) == 1 else Grade('no_answer')
 
 # %% ../nbs/02_grade.ipynb #exact
 def exact(
@@ -601,54 +758,120 @@ def exact(
     if len(answer) > _LONGEST: return _graded(answer == reference, answer)
     return _graded(_key(one_spelling(answer)).casefold() == _key(one_spelling(reference)).casefold(), answer)
 
-GRADERS = dict(strict=strict, boxed=boxed, lenient=lenient, flexible=flexible, letter=letter, exact=exact)  # name -> grader; a new one is a new entry
+GRADERS = dict(strict=strict, boxed=boxed, lenient=lenient, paper=paper, flexible=flexible, letter=letter,
+               exact=exact)  # name -> grader; a new one is a new entry
 
 # %% ../nbs/02_grade.ipynb #worker
-def _judge(grader:str, reference:str, completion:str) -> Grade:
-    try: return GRADERS[grader](reference, completion, slow=True)
-    except RecursionError: return Grade('wrong', find_answer(completion), 'nested too deeply to be read')
-
-def _start_worker(memory_gb:int):
+def _serve():
+    "What a worker does: it makes the calls that it is asked for, one after another"
     import resource
-    _judge('strict', r'\frac{\sqrt{2}}{2}', r'\boxed{2^{-1/2}}')   # the parser's slow start is not the first item's fault
-    wanted, (_, most) = memory_gb*2**30, resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))   # a limit from outside may be lower
+    asked, told = sys.stdin.buffer, os.fdopen(os.dup(1), 'wb')
+    os.dup2(2, 1)                                     # what is printed on the way is no answer
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)     # the system ends this process, whatever it is busy with
+    wanted, (_, most) = 4*2**30, resource.getrlimit(resource.RLIMIT_AS)
+    limit = wanted if most == resource.RLIM_INFINITY else min(wanted, most)   # a limit from outside may be lower
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    found = 'started'
+    while True:
+        pickle.dump(found, told)
+        told.flush()
+        try: found = _call(*pickle.load(asked))
+        except EOFError: return                       # whoever asked is gone
 
-def _context():
-    "How workers start: never as forks of this process, whose threads and models they would inherit"
-    if 'forkserver' not in get_all_start_methods(): return get_context('spawn')
-    context = get_context('forkserver')
-    context.set_forkserver_preload(['latex2sympy2_extended.latex2sympy2', 'cgd.grade'])
-    return context
+@cache
+def _prepared(target:str, ready:str):
+    try:
+        if ready: resolve_name(ready)()               # a slow start is not the first item's fault
+        return resolve_name(target)
+    except CgdError: raise
+    except Exception as e: raise CgdError(f'grading: {target} cannot be called ({type(e).__name__}: {e})') from None
+
+def _call(target:str, args:tuple, ready:str, seconds:float) -> tuple:
+    "What a function returns, and what went wrong if it returned nothing"
+    try:
+        function = _prepared(target, ready)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        return function(*args), ''
+    except CgdError as e: return None, e
+    except MemoryError: return None, 'out of memory'
+    except Exception as e: return None, f'{type(e).__name__}: {e}'[:200]   # of whatever kind: it is an outcome
+    finally: signal.setitimer(signal.ITIMER_REAL, 0)
 
 # %% ../nbs/02_grade.ipynb #grade-slowly
-def _outcome(future, completion:str) -> Grade|None:
-    "The grade that a worker found; None if the worker crashed"
-    from pebble import ProcessExpired
-    try: return Grade(*(getattr(future.result(), field) for field in ('outcome', 'answer', 'note')))
-    except TimeoutError: return Grade('timeout', find_answer(completion), 'out of time')
-    except MemoryError: return Grade('timeout', find_answer(completion), 'out of memory')
-    except ProcessExpired: return None
+_WORKER = 'import sys; sys.path[:] = {!r}; from cgd.grade import _serve; _serve()'
+_IDLE = []                                            # workers that wait for a call
+os.register_at_fork(after_in_child=_IDLE.clear)       # they are the parent's
 
-def _grade_slowly(pairs:list, grader:str, workers:int, timeout:float) -> list:
-    from pebble import ProcessPool
-    start, judge = (resolve_name(f'cgd.grade:{name}') for name in ('_start_worker', '_judge'))  # importable in a process of its own
-    with ProcessPool(max_workers=workers, context=_context(), initializer=start, initargs=(4,)) as pool:
-        schedule = lambda pair: pool.schedule(judge, args=(grader, *pair), timeout=timeout)
-        grades = [_outcome(future, pair[1]) for pair, future in [(pair, schedule(pair)) for pair in pairs]]
-        for i, pair in enumerate(pairs):
-            if grades[i] is None: grades[i] = _outcome(schedule(pair), pair[1]) or _crashed(pair)
-    return grades
+def _worker() -> subprocess.Popen:
+    "A worker that waits, or a new one"
+    while _IDLE:
+        try: worker = _IDLE.pop()
+        except IndexError: break                      # another thread was faster
+        if worker.poll() is None: return worker
+    command = [sys.executable, '-c', _WORKER.format([*map(str, sys.path)])]
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    try: pickle.load(worker.stdout)
+    except EOFError:
+        raise CgdError(f'grading: its worker process does not start (exit code {worker.wait()}); see above') from None
+    return worker
 
-def _crashed(pair:tuple) -> Grade:
-    logging.getLogger(__name__).warning('the grading worker crashed twice on the answer %.80r; counted as wrong', find_answer(pair[1]))
-    return Grade('wrong', find_answer(pair[1]), 'the worker crashed, twice')
+def _ask(call:tuple) -> tuple|None:
+    "What came of a call in a worker; None if the worker crashed"
+    worker = _worker()
+    try:
+        pickle.dump(call, worker.stdin)
+        worker.stdin.flush()
+        found = pickle.load(worker.stdout)
+    except (EOFError, BrokenPipeError, pickle.UnpicklingError):     # it is dead, and this tells of what
+        return (None, 'out of time') if worker.wait() == -signal.SIGALRM else None
+    _IDLE.append(worker)
+    return found
+
+# %% ../nbs/02_grade.ipynb #run-guarded
+_OUT = 'out of time', 'out of memory'
+
+def run_guarded(
+    target:str,           # 'module:function'
+    jobs:list[tuple],     # its arguments
+    ready:str='',         # 'module:function' that a worker calls first, not counted as time
+    workers:int|None=None, # processes; None: up to one a core
+    timeout:float=5.      # seconds for each
+) -> list[tuple]:         # for each job what the function returned and '', or None and what went wrong
+    "Call a function many times in workers with limits of time and memory; raises only the CgdError that it raises"
+    calls = [(target, job, ready, timeout) for job in jobs]
+    workers = workers or min(usable_cores(), len(calls)//8 + 1)
+    with ThreadPoolExecutor(workers) as threads: found = list(threads.map(_ask, calls))
+    found = [f or _ask(call) or (None, 'the worker crashed, twice') for f, call in zip(found, calls)]
+    if refused := [why for _, why in found if isinstance(why, CgdError)]: raise refused[0]
+    if failed := [why for _, why in found if why and why not in _OUT]:
+        said = '%s: %d of %d answers could not be graded and count as wrong; the first: %s'
+        name = target.partition(':')[2].strip('_')
+        logging.getLogger(__name__).warning(said, name, len(failed), len(jobs), failed[0])
+    return found
+
+def failed_grade(
+    answer:str|None, # what was taken from the completion
+    why:str          # what `run_guarded` says went wrong
+) -> Grade:          # timeout, or wrong
+    "The outcome of a grading that failed"
+    return Grade('timeout' if why in _OUT else 'wrong', answer, why)
+
+# %% ../nbs/02_grade.ipynb #judge
+def _judge(grader:str, reference:str, completion:str) -> tuple:
+    try: return astuple(GRADERS[grader](reference, completion, slow=True))
+    except RecursionError: return 'wrong', find_answer(completion), 'nested too deeply to be read'
+
+def _load_algebra(): _judge('strict', r'\frac{\sqrt{2}}{2}', r'\boxed{2^{-1/2}}')
+
+def _at_once(grader:str, pair:tuple) -> Grade|None:
+    try: return GRADERS[grader](*pair)
+    except (ArithmeticError, RecursionError, ValueError): return None   # in a worker it is an outcome
 
 # %% ../nbs/02_grade.ipynb #grade-many
 def grade_many(
     pairs:list,           # (reference, completion)
     grader:str='strict',  # a name in GRADERS
-    workers:int|None=None, # processes for pairs that need algebra; None: one a core
+    workers:int|None=None, # processes for pairs that need algebra; None: up to one a core
     timeout:float=5.      # seconds for one such pair
 ) -> list[Grade]:         # in the order of the pairs
     "Grade many completions; raises CgdError for an unknown grader or a missing reference"
@@ -656,11 +879,12 @@ def grade_many(
     pairs = list(pairs)
     for i, (reference, _) in enumerate(pairs):
         if not isinstance(reference, str): raise CgdError(f'pair {i}: no reference to grade against (found {reference!r}, expected text)')
-    grades = [GRADERS[grader](*pair) for pair in pairs]
+    grades = [_at_once(grader, pair) for pair in pairs]
     open_ = [i for i, g in enumerate(grades) if g is None]
-    if open_:
-        workers = min(workers or usable_cores(), len(open_))
-        for i, g in zip(open_, _grade_slowly([pairs[i] for i in open_], grader, workers, timeout)): grades[i] = g
+    jobs = [(grader, *pairs[i]) for i in open_]
+    judged = run_guarded('cgd.grade:_judge', jobs, 'cgd.grade:_load_algebra', workers, timeout)
+    for i, (found, why) in zip(open_, judged):
+        grades[i] = failed_grade(find_answer(pairs[i][1]), why) if why else Grade(*found)
     return grades
 
 def grade(

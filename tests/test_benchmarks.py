@@ -4,6 +4,7 @@ import json
 import os
 import random
 import socket
+import string
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import pytest
 
 from cgd.benchmarks import BENCHMARKS, Items, confine, final_part, follow_many, follows, grade_items, ifeval_scores, load_benchmark, mc_scores, passes, registry, run_code, score_items, stated, to_item, to_program
 from cgd.core import CgdError
+from cgd.evaluate import regrade_items
 from cgd.generate import Store, open_engine, sessions
 
 ROWS = json.loads((Path(__file__).parent/'fixtures'/'hub_rows.json').read_text())
@@ -144,6 +146,26 @@ def test_every_gold_passes_and_another_rows_answer_does_not(name, long):
     assert right([f'\\boxed{{{o}}}' for o in others]) <= (.02 if name == 'theoremqa' else 0)   # 4% apart is equal there, and so are 1 and 1.0
 
 
+def test_what_a_grader_stumbles_over_is_an_outcome(monkeypatch, caplog):
+    theoremqa, row = BENCHMARKS['theoremqa'], dict(reference='12', item=dict(answer_type='float'), prompt='')
+    inside = '10^{999}', '-1e-999', '12.1', '9'*5000, '9^{9^{9^{9}}}', 'nan'
+    texts = [*(f'\\boxed{{{t}}}' for t in inside), 'x' + '['*100_000]
+    found = grade_items(theoremqa, [row]*len(texts), texts)
+    assert [r['tolerant'] for r in found] == ['wrong', 'wrong', 'right', 'wrong', 'wrong', 'wrong', 'no_answer']
+    assert not caplog.text
+    broken = dict(row, item=dict(error='much'))               # a row that its own grader cannot read
+    found = grade_items(replace(theoremqa, graders=('tolerant', 'strict')), [row, broken, row], ['\\boxed{12}']*3)
+    assert [(r['tolerant'], r['tolerant_answer']) for r in found] == [('right', '12'), ('wrong', '12'), ('right', '12')]
+    assert {r['strict'] for r in found} == {'right'}
+    assert 'tolerant: 1 of 3 answers could not be graded and count as wrong; the first: ValueError' in caplog.text
+
+
+def test_answers_are_graded_again_whatever_they_are():
+    items = Items(BENCHMARKS['theoremqa'], [to_item(r, BENCHMARKS['theoremqa']) for r in ROWS['theoremqa'][:1]])
+    record = dict(id=items[0]['problem_id'], sample=0, completion='\\boxed{10^{999}}')
+    assert regrade_items(items, [record])[0]['tolerant'] == 'wrong'
+
+
 # --- IFEval
 
 REPLIES = {  # instruction -> its arguments, replies that follow it, replies that do not; made up
@@ -215,6 +237,44 @@ def test_graded_twenty_times_the_same(checkers):
     assert len({json.dumps(grade_items(one.benchmark, one.rows, text)) for _ in range(20)}) == 1
 
 
+TOTALS = """
+import json, random, sys
+from cgd.benchmarks import BENCHMARKS, grade_items, ifeval_scores
+items, texts = json.load(open(sys.argv[1]))
+pairs = list(zip(items, texts))
+if sys.argv[2] == 'reversed': pairs.reverse()
+print(json.dumps(ifeval_scores(grade_items(BENCHMARKS['ifeval'], *zip(*pairs)))))
+"""
+
+
+def test_ifeval_is_the_same_in_every_process_and_order(checkers, tmp_path):
+    "With rules that name no letter, or one that is none: lm-eval draws one anew in each call"
+    at_least, less = dict(let_frequency=2, let_relation='at least'), dict(let_frequency=2, let_relation='less than')
+    letters = [dict(letter='#', **at_least), dict(letter='!', **less), at_least, {}]
+    others = 'keywords:existence', 'keywords:frequency', 'length_constraints:nth_paragraph_first_word'
+    def item(i, kwargs, more):
+        return dict(problem_id=str(i), prompt='Made up.', item=dict(
+            key=i, instruction_id_list=['keywords:letter_frequency', *more], kwargs=[kwargs, *[{} for _ in more]]))
+    items = [item(i, kwargs, more) for i, kwargs in enumerate(letters*8) for more in ((), others)]
+    texts = [''.join(random.Random(i).choices(string.ascii_letters + '#! ', k=60)) for i in range(len(items))]
+    (tmp_path/'i.json').write_text(json.dumps([items, texts]))
+    def run(order):
+        command = [sys.executable, '-c', TOTALS, tmp_path/'i.json', order]
+        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
+    first = grade_items(BENCHMARKS['ifeval'], items, texts)
+    assert run('as they are') == run('reversed') == ifeval_scores(first)
+    assert [follows(row, text) for row, text in zip(items, texts)] == first
+
+
+@pytest.mark.parametrize('sign', '#!')
+def test_the_sign_that_is_asked_for_is_counted(checkers, sign):
+    kwargs = dict(letter=sign, let_frequency=3, let_relation='at least')
+    item = dict(key=0, instruction_id_list=['keywords:letter_frequency'], kwargs=[kwargs])
+    texts = f'{sign} a {sign} b {sign}', f'{sign} abc', string.ascii_lowercase*3
+    said = [follows(dict(problem_id='r', prompt='Made up.', item=item), text)['ifeval_strict'] for text in texts]
+    assert said == ['right', 'wrong', 'wrong']
+
+
 def test_nothing_is_downloaded(checkers, monkeypatch):
     import nltk
     from cgd.benchmarks import instruction_checks
@@ -265,6 +325,89 @@ def test_code_is_off_unless_allowed():
 def test_forms_of_a_reply(reply):
     row = to_item(ROWS['humaneval'][0], BENCHMARKS['humaneval'])
     assert run_code(to_program(row, reply))['outcome'] == 'right'
+
+
+DOUBLE = 'def double(x):\n    return 2 * x\n'
+USE = 'print(double(int(input())))'
+AROUND = dict(   # what may stand around the function without counting
+    main_block=f'{DOUBLE}if __name__ == "__main__":\n    {USE}\n',
+    exit_in_main=f'import sys\n{DOUBLE}if __name__ == "__main__":\n    sys.exit(double(3))\n',
+    arguments=f'import argparse\n{DOUBLE}if __name__ == "__main__":\n    argparse.ArgumentParser().parse_args(["x"])\n',
+    arguments_at_once=f'import argparse\n{DOUBLE}args = argparse.ArgumentParser().parse_args(["x"])\n',
+    input_after=f'{DOUBLE}n = int(input())\nprint(double(n))\n',
+    input_before=f'n = int(input())\n{DOUBLE}',
+    ends=f'{DOUBLE}exit()\n',
+    sys_exit=f'import sys\n{DOUBLE}sys.exit(1)\n',
+    a_wrong_example=f'{DOUBLE}assert double(2) == 5\n',
+    a_loop=f'{DOUBLE}while True:\n    {USE}\n',
+    main=f'{DOUBLE}def main():\n    {USE}\n\nmain()\n',
+    unittest=f"import unittest\n{DOUBLE}class T(unittest.TestCase):\n    def test(self): assert 0\nunittest.main()\n",
+    helper_after='def double(x):\n    return twice(x)\n\ndef twice(x):\n    return 2 * x\n',
+    table_after='def double(x):\n    return K * x\nK = 2\n',
+    table_before='K = []\nfor i in range(9):\n    K.append(2 * i)\ndef double(x):\n    return K[x]\n',
+    future=f'from __future__ import annotations\n{DOUBLE}',
+    assigned='double = lambda x: 2 * x\n',
+    recursive='def double(x):\n    return 0 if x == 0 else 2 + double(x - 1)\n',
+    decorated=f'import functools\n\n@functools.lru_cache\n{DOUBLE}',
+    dataclass='import dataclasses as d\n@d.dataclass\nclass P:\n    x: "int"\ndef double(x):\n    return 2 * P(x).x\n')
+BODY = '    return 2 * x\n'
+IN_PARTS = dict(
+    helper_apart='A helper:\n```python\ndef twice(x):\n    return 2 * x\n```\nand\n'
+                 '```python\ndef double(x):\n    return twice(x)\n```\n'
+                 'Use:\n```python\nfrom my_module import double\nprint(double(2))\n```',
+    body_and_session=f'```python\n{BODY}```\nExample:\n```python\n>>> double(2)\n4\n```',
+    body_and_use=f'```python\n{BODY}```\nExample:\n```python\nprint(double(2))\n```',
+    shell=f'```bash\npip install x\n```\n```python\n{DOUBLE}```\n```bash\npython double.py\n```',
+    wrong_first=f'```python\ndef double(x):\n    return x\n```\nNo:\n```python\n{DOUBLE}```',
+    in_a_list='1. Code:\n   ```python\n   def double(x):\n       return 2 * x\n   ```',
+    tildes=f'~~~python\n{DOUBLE}~~~',
+    one_line='```def double(x): return 2 * x```',
+    title=f'```python title="a.py"\n{DOUBLE}```',
+    crlf=f'```python\n{DOUBLE}```'.replace('\n', '\r\n'),
+    body_without_its_indent='y = x\n    return 2 * y',
+    body_tabs='\ty = x\n\treturn 2 * y',
+    body_dedented='y = x\nreturn 2 * y',
+    body_and_main=f'{BODY}\nif __name__ == "__main__":\n    {USE}\n',
+    body_and_prints=f'{BODY}\nprint(double(3))\nassert double(1) == 3\n',
+    body_and_prose=f'{BODY}\nThis function doubles x.',
+    prose_first=f'From the docstring:\n\nfrom the start we see it.\n\n{DOUBLE}\nThat is it.')
+WRONG = dict(
+    other='def double(x):\n    return x\n',
+    asserts='def double(x):\n    return x\nassert double(2) == 2\n',
+    asks='def double(x):\n    return 2 * int(input())\n',
+    ends='def double(x):\n    exit()\n',
+    later=f'{DOUBLE}double = lambda x: x\n',
+    in_main='if __name__ == "__main__":\n    def double(x):\n        return 2 * x\n',
+    stub='def double(x):\n    ...\n',
+    own_check='def double(x):\n    return x\ncheck = lambda f: None\n',
+    method='class S:\n    def double(self, x):\n        return 2 * x\n',
+    words='I cannot.')
+
+
+def graded_as_code(reply:str) -> str:
+    row = to_item(ROWS['humaneval'][0], BENCHMARKS['humaneval'])
+    return run_code(to_program(row, reply), seconds=2)['outcome']
+
+
+@pytest.mark.parametrize('name', AROUND)
+def test_the_function_alone_is_graded(name):
+    assert graded_as_code(AROUND[name]) == graded_as_code(f'So:\n```python\n{AROUND[name]}```\nDone.') == 'right'
+
+
+@pytest.mark.parametrize('name', IN_PARTS)
+def test_replies_in_parts(name): assert graded_as_code(IN_PARTS[name]) == 'right'
+
+
+@pytest.mark.parametrize('name', WRONG)
+def test_what_does_not_define_the_function_right_is_wrong(name):
+    assert {graded_as_code(WRONG[name]), graded_as_code(f'```python\n{WRONG[name]}```')} == {'wrong'}
+
+
+def test_replies_that_no_parser_bears():
+    row = to_item(ROWS['humaneval'][0], BENCHMARKS['humaneval'])
+    start = 'def double(x):\n    return '
+    deep = [start + '-'*100_000 + 'x', start + '('*3000 + 'x' + ')'*3000, '\x00', 'x = 1\n'*20_000 + '(', BODY]
+    assert [g['code'] for g in passes([row]*5, deep, allow_code=True)] == ['wrong']*4 + ['right']
 
 
 HOSTILE = {'x = [0] * 10**9': 'wrong', 'while True: pass': 'timeout', 'import time; time.sleep(60)': 'timeout', 'import os; os._exit(0)': 'wrong', 'import sys; sys.exit(0)': 'wrong',
