@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GRADERS', 'Grade', 'last_boxed', 'boxed_answer', 'last_number', 'stated_answer', 'bare_answer', 'find_answer',
-           'to_number', 'one_spelling', 'Tree', 'read_answer', 'split_unit', 'strict', 'boxed', 'flexible', 'lenient',
-           'letter', 'exact', 'grade_many', 'grade', 'outcomes']
+           'to_number', 'one_spelling', 'Tree', 'read_answer', 'split_unit', 'strict', 'boxed', 'flexible', 'auto',
+           'lenient', 'letter', 'exact', 'grade_many', 'grade', 'outcomes']
 
 # %% ../nbs/02_grade.ipynb #imports
 import logging, re
@@ -58,7 +58,7 @@ _FILLER = re.compile(r'\\(?:text|mathrm|mbox|qquad|quad)(?![a-zA-Z])|\\[()\[\],;
 def _joined(gap:str) -> bool:
     "Does the text between two boxes join them: a comma, `and`, `or`, a wide space, (b), or nothing at all?"
     if len(gap) > 80: return False
-    words = re.findall(r'\w+|[^\w\s]', _FILLER.sub(' ', gap))
+    words = re.findall(r'\w+|[^\w\s]', re.sub(r'^[\s$]*[a-z]{3,} and\b', ' and', _FILLER.sub(' ', gap)))       # two apples and ...
     return set(words) <= {',', ';', '&', 'and', 'or'} and (bool(words) or '\n' not in gap or bool(re.search(r'quad|\(\w\)', gap)))
 
 def boxed_answer(
@@ -317,7 +317,7 @@ _SPELLINGS = [(re.compile(pattern.replace(r'\>', '(?![a-zA-Z])')), to) for patte
     (r'\b(?:np|numpy|math|sympy)\.(?=[a-z])', ''), (r'(?<=[\w)])\*\*(?=[\w(-])', '^'), (r'(?<![\\A-Za-z])a(?=(?:sin|cos|tan)\()', 'arc'),
     (rf'(?<![\\A-Za-z{{])({_FUNCTIONS})(?![A-Za-z}}])', r'\\\1 '), (r'(\d)\.(?=/|$)', r'\1'), (r'(?<=[0-9])\s*[xX]\s*(?=[0-9])', r'\\times '),
     (rf'(?<=[0-9])(?:\s*\^\s*)?(?:\{{\s*\\text\{{\s*{_TH}\s*\}}\s*\}}|\\text\{{\s*{_TH}\s*\}}|\{{\s*{_TH}\s*\}}|{_TH}\b)', ''), (r'^\s*(?:[Nn]o\.|Nr\.|\\?#)\s*(?=[0-9]+$)', ''),   # 21st, No. 7
-    (r'^([0-9]+)\s+to\s+([0-9]+)$', r'\1:\2'), (r'\(([0-9A-F]+)\)(?=_)', r'\1'), (r'\b(?:positive )?infinity\b', r'\\infty '), (r'(?<=.)\s*\\approx\>.*$', ''),
+    (r'^([0-9]+)\s+to\s+([0-9]+)$', r'\1:\2'), (r'\(([0-9A-F]+)\)(?=_)', r'\1'), (r'\b(?:positive )?infinity\b', r'\\infty '), (r'^\s*((?:[a-zA-Z](?:_\w)?)?)\s*\\approx\>', lambda m: m[1] and f'{m[1]} ='), (r'(?<=.)\s*\\approx\>.*$', ''),
     (r'\\dot\s*\{?([0-9])\}?([0-9]*)\\dot\s*\{?([0-9])\}?', r'\\overline{\1\2\3}'), (r'\\(?:overline|dot)\s*\{?([0-9]+)\}?', r'\\overline{\1}'), (r'(\.[0-9]*)\(([0-9]+)\)', r'\1\\overline{\2}'),
     (r'(\.[0-9]*?)([0-9])\2{2,}\s*\\ldots\>', r'\1\\overline{\2}'), (r'(\.[0-9]*?)([0-9]{2,9}?)\2+\s*\\ldots\>', r'\1\\overline{\2}'))]
 
@@ -779,7 +779,8 @@ def strict(
     slow:bool=False # may take any time: only in a worker that can be killed
 ) -> Grade|None:    # None: cannot be decided quickly
     "Grade the boxed or stated answer, exactly"
-    answer = completion.strip() if _says_only(completion, reference) else find_answer(completion)
+    found = find_answer(completion)
+    answer = next((t.strip() for t in (completion, r'\boxed' not in completion and stated_answer(completion)) if t and _says_only(t, reference)), found)
     if not answer: return Grade('no_answer')
     return _exactly(reference, answer, slow)
 
@@ -803,6 +804,17 @@ def flexible(
     if answer is None: return Grade('no_answer')
     gold, value = (to_number(re.sub(r'\s*\\?%', '', t)) for t in (reference, answer))
     return Grade('right' if gold is not None and gold == value else 'wrong', answer)
+
+# %% ../nbs/02_grade.ipynb #auto
+def auto(
+    reference:str,  # plain or LaTeX
+    completion:str,
+    slow:bool=False # may take any time: only in a worker that can be killed
+) -> Grade|None:    # None: cannot be decided quickly
+    "Grade as strictly; by the last number where a number is the gold and the text boxes and states nothing"
+    found = strict(reference, completion, slow)
+    silent = found == Grade('no_answer') and to_number(reference) is not None and not re.search(r'\\(?:boxed|fbox)\b', completion)
+    return flexible(reference, completion) if silent else found
 
 # %% ../nbs/02_grade.ipynb #lenient
 def _loosely(m:Fraction, n:Fraction) -> bool:
@@ -865,7 +877,7 @@ def exact(
     if len(answer) > _LONGEST: return _graded(answer == reference, answer)
     return _graded(_key(one_spelling(answer)).casefold() == _key(one_spelling(reference)).casefold(), answer)
 
-GRADERS = dict(strict=strict, boxed=boxed, lenient=lenient, flexible=flexible, letter=letter, exact=exact)  # name -> grader; a new one is a new entry
+GRADERS = dict(strict=strict, boxed=boxed, lenient=lenient, flexible=flexible, auto=auto, letter=letter, exact=exact)  # name -> grader; a new one is a new entry
 
 # %% ../nbs/02_grade.ipynb #worker
 def _judge(grader:str, reference:str, completion:str) -> Grade:

@@ -31,6 +31,7 @@ from .benchmarks import Items, load_benchmark
 from .cluster import ClusterConfig, open_cluster
 from .analysis import confusion, critique_report, drift, imitation, label_answers, ledger, method_costs, oracle_sessions, reach_table, reasoning, step_overlap
 from .evaluate import GRADER_NAMES, EvalConfig, at_k_table, changed_outcomes, compare, evaluate, graders_in, graders_of, holm, regrade_items, summarise
+from .grade import GRADERS
 from .generate import Engine, EngineConfig, SampleConfig, Store, engine_name, find_model, open_engine, sessions
 from .rivals import RIVALS, RLConfig, check_rival, split_method, train_rival
 from .rollouts import draft, unsolved
@@ -62,6 +63,7 @@ class RunConfig(Config):
     engine:EngineConfig=EngineConfig() # how the student runs
     teacher_engine:EngineConfig=EngineConfig() # how an LM teacher runs
     draft:SampleConfig=SampleConfig() # how drafts are drawn
+    grader:Literal[tuple(GRADERS)]='auto' # how drafts, refinements and the teacher's own answers are graded; auto: strictly, or by the last number where a number is the gold and no answer is stated
     drop_solved:bool=False            # teach only problems that at least one of their drafts gets wrong; wants draft.n above 1
     teach:TeacherConfig=TeacherConfig() # critiques and refinements
     views:ViewConfig=ViewConfig()     # which traces become training pairs
@@ -397,7 +399,7 @@ def drafted(
     "What the student makes of the problems"
     problems = usable_problems(cfg.problems, cfg.n_problems) + (usable_problems(*split_benchmark(cfg.validation)) if cfg.validation else [])
     problems = clean_rows(cfg, problems, 'problems')
-    with open_student(cfg) as student: traces = fitting(draft(problems, student, store, cfg.draft))
+    with open_student(cfg) as student: traces = fitting(draft(problems, student, store, cfg.draft, cfg.grader))
     write_table(traces, cfg.path('drafts.parquet'))
     if not cfg.drop_solved: return traces
     left = {p['problem_id'] for p in unsolved(problems, traces)}
@@ -415,8 +417,8 @@ def taught(
     done = []
     for spec, rows in zip(cfg.teacher, share_out(traces, len(cfg.teacher), cfg.teacher_share, cfg.teach.seed)):
         with teacher_of(cfg, spec) as teacher:
-            rows = work(rows, teacher, store)
-            done += direct(rows, teacher, store) if work is teach and 'dsft' in needed_views(cfg) else rows
+            rows = work(rows, teacher, store) if work is critique else work(rows, teacher, store, cfg.grader)
+            done += direct(rows, teacher, store, cfg.grader) if work is teach and 'dsft' in needed_views(cfg) else rows
     write_table(done, cfg.path('traces.parquet' if work is teach else 'critiques.parquet'))
     return done
 

@@ -431,7 +431,7 @@ def diagnose(
 ) -> Diagnosis:    # what is wrong, where, and what is missing
     "Find the first wrong or missing step of a draft"
     steps = read_steps(solution)
-    answered = grade(reference, draft, 'flexible').outcome == 'right'
+    answered = grade(reference, draft, 'auto').outcome == 'right'
     known = numbers_in(prompt) | _spelled(prompt) | {n for s in steps for e in s.equations for n in (*e.operands, e.claimed)}
     kind, sentences, reached = _walk(draft, known, steps, answered)
     if not kind and answered:
@@ -758,7 +758,7 @@ def refine(
     traces:list[dict], # with critiques by this teacher
     teacher,           # the one who wrote them
     store:Store|None=None, # where an LM teacher's completions are kept
-    grader:str='flexible'  # the draft's grader, so that the two can be compared
+    grader:str='auto'  # the draft's grader, so that the two can be compared
 ) -> list[dict]:       # the same rows, with refinements, graded
     "Have every draft refined in the light of its critique"
     _require(traces, ('prompt', 'draft', 'critique', 'row_id'), 'refine')
@@ -775,7 +775,7 @@ def teach(
     traces:list[dict], # with drafts
     teacher,           # from `open_teacher`
     store:Store|None=None, # where an LM teacher's completions are kept
-    grader:str='flexible'  # the draft's grader
+    grader:str='auto'  # the draft's grader
 ) -> list[dict]:       # the same rows, with critiques and refinements
     "Critique and refinement of every draft, in the order that suits the teacher's memory"
     some, done = teacher.rows_at_once() or max(len(traces), 1), []
@@ -790,7 +790,7 @@ def direct(
     traces:list[dict], # drafts or later
     teacher,           # from `open_teacher`
     store:Store|None=None, # where an LM teacher's completions are kept
-    grader:str='flexible'  # as for drafts
+    grader:str='auto'  # as for drafts
 ) -> list[dict]:       # the same rows, with the teacher's own answer
     "The teacher's answer to the bare prompt, for Distilled SFT"
     _require(traces, ('prompt',), 'direct')
