@@ -99,7 +99,8 @@ _CUE = re.compile(rf"""
 _HEARSAY = re.compile(r"(?:\bif|whether|hope|check|verify|unless|sure)\s+(?:that\s+)?(?:the|this|my|your|our|an?)?\s*(?:final\s+)?$", re.I)
 _LEADS = re.compile(r'(?:[\s:*_#=`"“]|(?:therefore|thus|hence|then|simply|just|indeed|clearly|exactly|equal to|given by|obviously|that)\b[,:]?(?=\s))+', re.I)
 _DISPLAY = re.compile(r'\$\$(.+?)\$\$|\\\[(.+?)\\\]', re.S)
-_END = re.compile(r'(?:\.|。)(?:\*\*)?(?:\s+(?=[A-Z<$\\])|\s*$|(?=</))|\n|</|<\||,?\s+(?:because|since|which)\b|(?:,\s*|\s+\()(?:i\.e\.|e\.g\.|that is|so|as|thus|hence|not)[\s,]|\s+[—–]\s+(?!or\b|but\b|no\b|wait\b)')
+_END = re.compile(r'(?:\.|。)(?:\*\*)?(?:\s+(?=[A-Z<$\\])|\s*$|(?=</))|\n|</|<\||,?\s+(?:because|since|which)\b|(?:,\s*|\s+\()(?:i\.e\.|e\.g\.|that is|so|as|thus|hence|not)[\s,]|\s+[—–]\s+(?!or\b|but\b|no\b|wait\b)'
+                  r'|\s\((?!or\b|and\b|but\b|not\b|sin|cos|tan|log|ln|exp)(?=[\w ,.]*[a-z]{3})')
 _NO_VALUE = re.compile(r"(?:not|correct|right|wrong|incorrect|clear|helpful|useful|in|as|based|obtained|found|shown|above|below|rounded|expressed|written|reasonable|consistent|complete|valid|unique)\b", re.I)
 _RETRACTED = re.compile(r'\W*(?:no(?=[,.!])|wait|actually|sorry|oops|hmm|correction|scratch that|on second thought)\b', re.I)
 
@@ -240,6 +241,7 @@ def _known_units(table:str) -> dict:
     return dict(known)
 
 _UNITS = _known_units(_MEASURES)
+_CURRENCIES = {base for mark in '¤€£¥₹₩' for what, _ in _UNITS[mark] for base in what}
 
 @lru_cache(1024)
 def _unit(name:str) -> list:
@@ -253,7 +255,7 @@ def _unit(name:str) -> list:
 _MARK = re.compile(r'(?:US|AU|CA|NZ|HK|[ACSR])?[¤€£¥₹₩¢]')          # ¤ is a dollar
 _NOT_UNITS = set('or and of more less than not if where mod is to at most least plus minus about over under no for with times but really'.split())
 _COUNTS = dict(hundred=100, thousand=10**3, million=10**6, billion=10**9, trillion=10**12, dozen=12)
-_FACTOR = re.compile(r'(?P<per>/|\bper\b|\ban?\b(?=\s))|(?P<before>square|sq|cubic|cu)\b|(?P<after>squared|cubed)\b|(?P<word>[A-Za-zΩμ¢]+)\s*(?:\^\s*\{?(?P<power>-?[0-9])\}?|(?P<glued>[23])\b)?')
+_FACTOR = re.compile(r'(?P<per>/|\bper\b|\ban?\b(?=\s))|(?P<before>square|sq|cubic|cu)\b|(?P<after>squared|cubed)\b|(?P<word>[A-Za-z]*[¤€£¥₹₩¢]|[A-Za-zΩμ]+)\s*(?:\^\s*\{?(?P<power>-?[0-9])\}?|(?P<glued>[23])\b)?')
 
 def _times_unit(readings:list, factor:list, power:int) -> list:
     product = lambda a, b: {base: n for base in {**a, **b} if (n := a.get(base, 0) + power*b.get(base, 0))}
@@ -268,7 +270,9 @@ def _measure(words:str) -> tuple[list, bool]:
         elif m['after']: factors[-1:] = [(name, n*(3 if m['after'] == 'cubed' else 2)) for name, n in factors[-1:]]
         else: factors.append((m['word'], sign*int(m['power'] or m['glued'] or power))); power = 1
     readings = [({}, Fraction(1))]
-    for name, n in factors: readings = _times_unit(readings, _unit(name) or [({name.lower().removesuffix('s'): 1}, Fraction(1))], n)
+    for i, (name, n) in enumerate(factors):                       # dollars an hour are compared by that word
+        by_name = not _unit(name) or i and n < 0 and any(set(what) & _CURRENCIES for what, _ in readings)
+        readings = _times_unit(readings, [({name.lower().removesuffix('s'): 1}, Fraction(1))] if by_name else _unit(name), n)
     return readings, all(_unit(name) for name, _ in factors)
 
 # %% ../nbs/02_grade.ipynb #in-ascii
@@ -309,14 +313,14 @@ _SPELLINGS = [(re.compile(pattern.replace(r'\>', '(?![a-zA-Z])')), to) for patte
     (rf'\{{({_NESTED})\\over\>({_NESTED})\}}', r'\\frac{\1}{\2}'), (rf'^({_NESTED})\\over\>({_NESTED})$', r'\\frac{\1}{\2}'),
     (r'\\mathbb\s*\{?R\}?\>|\\text\{\s*all real numbers\s*\}|\ball real numbers\b', r'(-\\infty,\\infty)'),
     (r'(?<=\\infty\))\s*(?:-|\bexcept\b)(?=\s*\\\{)', r'\\setminus '),
-    (r'\\text\{[\s,]*(and|or|percent|percentage|pct|to)\s*\}', r' \1 '), (r'\s*\b(?:per\s?cent(?:age)?|pct)\b', '%'),
+    (r'\\text\{[\s,]*(and|or|percent|percentage|pct|to)\s*\}', r' \1 '), (r'\s*(?<![a-zA-Z])(?:per\s?cent(?:age)?|pct)\b', '%'),
     (r'\\(frac|sqrt)\s*([0-9a-zA-Z])', r'\\\1{\2}'), (r'(\\frac\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*){0,9}\})\s*([0-9a-zA-Z])', r'\1{\2}'),
     (r'\\not\s*=|(?<=[\w\s})])!=', r'\\ne '), (r'<=', r'\\le '), (r'>=', r'\\ge '), (r'\{:\}', ':'), (r'\.{3,}', r'\\ldots '),
     (r'(^|\\cup|\\in\>|=)\s*\](?=[^\[\]]*[,;])', r'\1 ('), (r'(?<=[0-9a-zA-Z})])\s*\[\s*($|\\cup)', r') \1'),           # ]0,1[
     (r'\^\s*(?:\\circ\>|\{\s*(?:\\circ|\^\\circ)\s*\})|\\text\{\s*degrees?\s*\}|\bdegrees?\b', r'^\\circ '),
     (r'\b(?:np|numpy|math|sympy)\.(?=[a-z])', ''), (r'(?<=[\w)])\*\*(?=[\w(-])', '^'), (r'(?<![\\A-Za-z])a(?=(?:sin|cos|tan)\()', 'arc'),
     (rf'(?<![\\A-Za-z{{])({_FUNCTIONS})(?![A-Za-z}}])', r'\\\1 '), (r'(\d)\.(?=/|$)', r'\1'), (r'(?<=[0-9])\s*[xX]\s*(?=[0-9])', r'\\times '),
-    (rf'(?<=[0-9])(?:\s*\^\s*)?(?:\{{\s*\\text\{{\s*{_TH}\s*\}}\s*\}}|\\text\{{\s*{_TH}\s*\}}|\{{\s*{_TH}\s*\}}|{_TH}\b)', ''), (r'^\s*(?:[Nn]o\.|Nr\.|\\?#)\s*(?=[0-9]+$)', ''),   # 21st, No. 7
+    (rf'(?<=[0-9])(?:\s*\^\s*)?(?:\{{\s*\\text\{{\s*{_TH}\s*\}}\s*\}}|\\text\{{\s*{_TH}\s*\}}|\{{\s*{_TH}\s*\}}|{_TH}\b)', ''), (r'^\s*(?:\\text\{)?\s*(?:[Nn]o\.|Nr\.|\\?#)\s*\}?\s*(?=[0-9]+$)', ''),   # 21st, No. 7
     (r'^([0-9]+)\s+to\s+([0-9]+)$', r'\1:\2'), (r'\(([0-9A-F]+)\)(?=_)', r'\1'), (r'\b(?:positive )?infinity\b', r'\\infty '), (r'^\s*((?:[a-zA-Z](?:_\w)?)?)\s*\\approx\>', lambda m: m[1] and f'{m[1]} ='), (r'(?<=.)\s*\\approx\>.*$', ''),
     (r'\\dot\s*\{?([0-9])\}?([0-9]*)\\dot\s*\{?([0-9])\}?', r'\\overline{\1\2\3}'), (r'\\(?:overline|dot)\s*\{?([0-9]+)\}?', r'\\overline{\1}'), (r'(\.[0-9]*)\(([0-9]+)\)', r'\1\\overline{\2}'),
     (r'(\.[0-9]*?)([0-9])\2{2,}\s*\\ldots\>', r'\1\\overline{\2}'), (r'(\.[0-9]*?)([0-9]{2,9}?)\2+\s*\\ldots\>', r'\1\\overline{\2}'))]
@@ -494,7 +498,7 @@ def _read_set(text:str) -> Tree|None:
     if m := _WITHOUT.fullmatch(text): return read_answer(r' \cup '.join(f'({a}, {b})' for a, b in pairwise([r'-\infty', *map(str, _in_order(m['points'])), r'\infty'])))
     m = _SUCH.fullmatch(text[2:-2].strip()) if text.startswith(r'\{') and text.endswith(r'\}') else None
     said = read_answer(m['said']) if m else None
-    return said if said and {t.name for t in (said.parts if said.kind in ('list', 'union') and not said.name else [said])} == {_key(m['name'])} else None
+    return said if said and {t.name for t in (said.parts if said.kind in ('list', 'union') and not said.name else [said])} - {''} == {_key(m['name'])} else None
 
 def _in_order(points:str) -> list:
     values = [to_number(p) for p in points.split(',')]
@@ -527,32 +531,32 @@ _PART = r'(?:\\text\{[^{}]*\}|(?<![\\A-Za-z])[A-Za-z]+\.?|\\(?:mu|Omega)(?![a-zA
 _UNIT = re.compile(rf'(?P<value>.*?(?:[0-9)}}\]!.]|\\pi))(?!\)|\s*\^\s*\{{?-?[0-9]|\s*\\(?:cdot|times))(?P<unit>(?:{_PART}|\\frac\{{\s*{_PART}\s*\}}\{{\s*{_PART}(?:\^\{{?[0-9]\}}?)?\s*\}}|\\(?:cdot|times)(?![a-zA-Z])|'
                    r'\^\s*\\circ|\^\s*\{?-?[0-9]\}?|(?<=[a-z])[23]|[/\s()])+)')
 _PREPARED = [(re.compile(pattern), to) for pattern, to in ((r'\\mu\s*(?:\\text\{\s*)?', 'μ'), (r'\\Omega', 'Ω'), (_IN_TEXT, r' \1'), (r'\\frac\{([^{}]*)\}\{((?:[^{}]|\{[^{}]*\})*)\}', r'\1/\2'),
-             (r'\\(?:cdot|times)|[}()]', ' '), (r'\^\s*\\circ\s*([CF]\b|[cC](?=elsius|entigrade)|[fF](?=ahrenheit))(?:elsius|entigrade|ahrenheit)?', lambda m: f' deg{m[1].upper()}'), (r'\^\s*\\circ', ' degree '),
-             (r'\b(?:in total|in all|altogether|total|each|apiece|ago|left|remaining|tall|long|wide|high|deep|old|away)\s*$', ''))]
+             (r'\\(?:cdot|times)|[}()]', ' '), (r'\^\s*\\circ\s*([CF]\b|[cC](?=elsius|entigrade)|[fF](?=ahrenheit))(?:elsius|entigrade|ahrenheit)?', lambda m: f' deg{m[1].upper()}'), (r'\^\s*\\circ', ' degree '))]
+_BEHIND = re.compile(r'(?:^|\s)(?:in total|in all|altogether|total|each|apiece|ago|left|remaining|tall|long|wide|high|deep|old|away)$')
 
 def _may_be_unit(m:re.Match, known:bool) -> bool:
     "Letters behind a number: a unit, or factors of a formula?"
     bare = re.findall(r'(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])', re.sub(_IN_TEXT, '', m['unit']))
-    if not known: return r'\text' in m['unit'] or bool(re.search(r'\s[A-Za-z]{3,}', m['unit']))                             # 2xy
-    return not bare or m['unit'][0] in ' ^' and (len(bare) == 1 or bool(re.search(r'/|\^\s*\{?-', m['unit']))) and not re.search(r'(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])', m['value'])
+    if not known: return r'\text' in m['unit'] or bool(re.search(r'[\s(][A-Za-z]{3,}', m['unit']))                             # 2xy
+    return not bare or m['unit'][0] in ' ^' and (len(bare) == 1 or bool(re.search(r'/|\^\s*\{?-|\\cdot', m['unit']))) and not re.search(r'(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])', m['value'])
 
 def split_unit(
     text:str # a leaf, in one spelling
 ) -> tuple[str, list|None]: # its value; what its unit may measure, in powers, and how large it is (None: no unit)
     "Separate a value from the unit behind it"
-    if mark := _MARK.search(text):
-        value, unit = split_unit(f'{text[:mark.start()]} {text[mark.end():]}'.strip())
-        return value, _times_unit(_unit(mark[0]), unit or [({}, Fraction(1))], 1)
+    if mark := _MARK.search(text): text = f'{text[:mark.start()]} {text[mark.end():]}'.strip()
+    money = mark[0] if mark else ''
     m = _UNIT.fullmatch(text) if len(text) <= 200 else None
     words = m['unit'] if m else ''
     for pattern, to in _PREPARED: words = pattern.sub(to, words)
     words = ' '.join(words.split())
-    if not re.search('[a-zA-ZμΩ]', words) or set(re.findall('[a-z]+', words.lower())) & _NOT_UNITS: return text, None
+    if not re.search('[a-zA-ZμΩ]', words) or set(re.findall('[a-z]+', words.lower())) & _NOT_UNITS: return text, _measure(money)[0] if money else None
+    words = _BEHIND.sub('', words)
     count, _, rest = words.partition(' ')
-    if count.lower() in _COUNTS and to_number(m['value']) is not None: return split_unit(f'{to_number(m["value"])*_COUNTS[count.lower()]} {rest}'.strip())
-    unit, known = _measure(words)
+    if count.lower() in _COUNTS and to_number(m['value']) is not None: return split_unit(f'{to_number(m["value"])*_COUNTS[count.lower()]} {money} {rest}'.strip())
+    unit, known = _measure(f'{money} {words}')
     if not _may_be_unit(m, known): return text, None
-    return m['value'].strip(), None if not words or re.fullmatch(r'(?:square |sq\.? |cubic )?units?(?:\^[0-9])?', words) else unit
+    return m['value'].strip(), None if not money + words or re.fullmatch(r'(?:square |sq\.? |cubic )?units?(?:\^[0-9])?', words) else unit
 
 # %% ../nbs/02_grade.ipynb #same
 def _all(found) -> bool|None:
@@ -612,8 +616,6 @@ def _same_equation(a:Tree, b:Tree, leaf) -> bool|None:
     return _all(_same(side, other, leaf) for side in equation.parts)   # 2 + 3 = 5
 
 # %% ../nbs/02_grade.ipynb #same-unit
-_CURRENCIES = {base for mark in '¤€£¥₹₩' for what, _ in _UNITS[mark] for base in what}
-
 def _scales(unit:list|None, other:list|None) -> set:
     "How large one unit may be in the other; none if they measure different things. A unit left out is forgiven, and so is `per day` behind money"
     if not unit or not other: return {Fraction(1)}
@@ -753,6 +755,8 @@ def _decide(reference:str, answer:str, leaf) -> bool|None:
     a, b = to_number(reference), to_number(answer)
     if a is not None and b is not None and '$' not in reference + answer: return leaf(Tree('leaf', reference), Tree('leaf', answer))
     gold, mine = one_spelling(reference), one_spelling(answer)
+    if '.' in gold and to_number(gold) is not None and re.fullmatch('[-+]?[0-9]+,[0-9]+', mine) and to_number(mine) is None: mine = mine.replace(',', '.')   # 2,5 for 2.5
+    if None not in (to_number(gold), to_number(mine)): return leaf(Tree('leaf', gold), Tree('leaf', mine))
     if _key(gold) == _key(mine): return bool(_key(gold)) or reference.strip() == answer.strip()
     option = _OPTION.fullmatch(_key(gold))
     chosen = re.fullmatch(r'\(?([A-Ja-j])\)?(?:[.):\s].*)?', _key(mine)) if option else None
