@@ -178,6 +178,7 @@ def _value(m:re.Match) -> Fraction:
     else: return Fraction(re.sub(r'[,\s]', '', m['n']))*Fraction(10)**int(m['exp'] or 0)/int(m['d'] or 1)
     return int(re.sub(r'\s', '', m['whole'] or m['some'] or '0')) + Fraction(top, bottom)
 
+@lru_cache(4096)
 def to_number(
     text:str # e.g. an answer or a reference
 ) -> Fraction|None: # its exact value; None if it is not one plain number
@@ -308,22 +309,23 @@ _TH = r'(?:st|nd|rd|th)'
 _EARLY = [(re.compile(pattern), to) for pattern, to in (
     (r'(?<=[0-9])\s*(?:,\s*\\!|\\!\s*,|\{\s*,\s*\})\s*(?=[0-9]{3})', ''),                                     # 10,\!080
     (r'\\(?:text)?color(?:box)?\s*\{[^{}]*\}', ''), (r'\{\s*\\(?:rm|bf|it|sf|tt)(?![a-zA-Z])([^{}]*)\}', r'\\text{\1}'))]
-_SPELLINGS = [(re.compile(pattern.replace(r'\>', '(?![a-zA-Z])')), to) for pattern, to in (                   # \> ends a command, as in \le5
-    (r'\*\*(?=\s|$)|(?<![^\s])\*\*(?=[^\s])|`', ''), (r'[~\s]+', ' '), (r'\\text\*?\s*\{', r'\\text{'), (r'\\text\s+([a-zA-Z0-9])', r'\\text{\1}'),
-    (rf'\{{({_NESTED})\\over\>({_NESTED})\}}', r'\\frac{\1}{\2}'), (rf'^({_NESTED})\\over\>({_NESTED})$', r'\\frac{\1}{\2}'),
-    (r'\\mathbb\s*\{?R\}?\>|\\text\{\s*all real numbers\s*\}|\ball real numbers\b', r'(-\\infty,\\infty)'),
-    (r'(?<=\\infty\))\s*(?:-|\bexcept\b)(?=\s*\\\{)', r'\\setminus '),
-    (r'\\text\{[\s,]*(and|or|percent|percentage|pct|to)\s*\}', r' \1 '), (r'\s*(?<![a-zA-Z])(?:per\s?cent(?:age)?|pct)\b', '%'),
-    (r'\\(frac|sqrt)\s*([0-9a-zA-Z])', r'\\\1{\2}'), (r'(\\frac\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*){0,9}\})\s*([0-9a-zA-Z])', r'\1{\2}'),
-    (r'\\not\s*=|(?<=[\w\s})])!=', r'\\ne '), (r'<=', r'\\le '), (r'>=', r'\\ge '), (r'\{:\}', ':'), (r'\.{3,}', r'\\ldots '),
-    (r'(^|\\cup|\\in\>|=)\s*\](?=[^\[\]]*[,;])', r'\1 ('), (r'(?<=[0-9a-zA-Z})])\s*\[\s*($|\\cup)', r') \1'),           # ]0,1[
-    (r'\^\s*(?:\\circ\>|\{\s*(?:\\circ|\^\\circ)\s*\})|\\text\{\s*degrees?\s*\}|\bdegrees?\b', r'^\\circ '),
-    (r'\b(?:np|numpy|math|sympy)\.(?=[a-z])', ''), (r'(?<=[\w)])\*\*(?=[\w(-])', '^'), (r'(?<![\\A-Za-z])a(?=(?:sin|cos|tan)\()', 'arc'),
-    (rf'(?<![\\A-Za-z{{])({_FUNCTIONS})(?![A-Za-z}}])', r'\\\1 '), (r'(\d)\.(?=/|$)', r'\1'), (r'(?<=[0-9])\s*[xX]\s*(?=[0-9])', r'\\times '),
-    (rf'(?<=[0-9])(?:\s*\^\s*)?(?:\{{\s*\\text\{{\s*{_TH}\s*\}}\s*\}}|\\text\{{\s*{_TH}\s*\}}|\{{\s*{_TH}\s*\}}|{_TH}\b)', ''), (r'^\s*(?:\\text\{)?\s*(?:[Nn]o\.|Nr\.|\\?#)\s*\}?\s*(?=[0-9]+$)', ''),   # 21st, No. 7
-    (r'^([0-9]+)\s+to\s+([0-9]+)$', r'\1:\2'), (r'\(([0-9A-F]+)\)(?=_)', r'\1'), (r'\b(?:positive )?infinity\b', r'\\infty '), (r'^\s*((?:[a-zA-Z](?:_\w)?)?)\s*\\approx\>', lambda m: m[1] and f'{m[1]} ='), (r'(?<=.)\s*\\approx\>.*$', ''),
-    (r'\\dot\s*\{?([0-9])\}?([0-9]*)\\dot\s*\{?([0-9])\}?', r'\\overline{\1\2\3}'), (r'\\(?:overline|dot)\s*\{?([0-9]+)\}?', r'\\overline{\1}'), (r'(\.[0-9]*)\(([0-9]+)\)', r'\1\\overline{\2}'),
-    (r'(\.[0-9]*?)([0-9])\2{2,}\s*\\ldots\>', r'\1\\overline{\2}'), (r'(\.[0-9]*?)([0-9]{2,9}?)\2+\s*\\ldots\>', r'\1\\overline{\2}'))]
+_SPELLINGS = [(where, re.compile(pattern.replace(r'\>', '(?![a-zA-Z])')), to) for where, pattern, to in (       # \> ends a command, as in \le5; what has no `where` in it is passed over
+    ('**', r'\*\*(?=\s|$)|(?<![^\s])\*\*(?=[^\s])', ''), ('`', '`', ''), ('', r'[~\s]+', ' '), (r'\text', r'\\text\*?\s*\{', r'\\text{'), (r'\text', r'\\text\s+([a-zA-Z0-9])', r'\\text{\1}'),
+    (r'\over', rf'\{{({_NESTED})\\over\>({_NESTED})\}}', r'\\frac{\1}{\2}'), (r'\over', rf'^({_NESTED})\\over\>({_NESTED})$', r'\\frac{\1}{\2}'),
+    (r'\mathbb', r'\\mathbb\s*\{?R\}?\>', r'(-\\infty,\\infty)'), ('all', r'\\text\{\s*all real numbers\s*\}|\ball real numbers\b', r'(-\\infty,\\infty)'),
+    (r'\infty)', r'(?<=\\infty\))\s*(?:-|\bexcept\b)(?=\s*\\\{)', r'\\setminus '),
+    (r'\text', r'\\text\{[\s,]*(and|or|percent|percentage|pct|to)\s*\}', r' \1 '), ('c', r'\s*(?<![a-zA-Z])(?:per\s?cent(?:age)?|pct)\b', '%'),
+    ('\\', r'\\(frac|sqrt)\s*([0-9a-zA-Z])', r'\\\1{\2}'), (r'\frac', r'(\\frac\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*){0,9}\})\s*([0-9a-zA-Z])', r'\1{\2}'),
+    ('=', r'\\not\s*=|(?<=[\w\s})])!=', r'\\ne '), ('<=', '<=', r'\\le '), ('>=', '>=', r'\\ge '), ('{:}', r'\{:\}', ':'), ('...', r'\.{3,}', r'\\ldots '),
+    (']', r'(^|\\cup|\\in\>|=)\s*\](?=[^\[\]]*[,;])', r'\1 ('), ('[', r'(?<=[0-9a-zA-Z})])\s*\[\s*($|\\cup)', r') \1'),                             # ]0,1[
+    (r'\circ', r'\^\s*(?:\\circ\>|\{\s*(?:\\circ|\^\\circ)\s*\})', r'^\\circ '), ('degree', r'\\text\{\s*degrees?\s*\}|\bdegrees?\b', r'^\\circ '),
+    ('.', r'\b(?:np|numpy|math|sympy)\.(?=[a-z])', ''), ('**', r'(?<=[\w)])\*\*(?=[\w(-])', '^'), ('a', r'(?<![\\A-Za-z])a(?=(?:sin|cos|tan)\()', 'arc'),
+    ('', rf'(?<![\\A-Za-z{{])({_FUNCTIONS})(?![A-Za-z}}])', r'\\\1 '), ('.', r'(\d)\.(?=/|$)', r'\1'), ('x', r'(?<=[0-9])\s*x\s*(?=[0-9])', r'\\times '), ('X', r'(?<=[0-9])\s*X\s*(?=[0-9])', r'\\times '),
+    ('', rf'(?<=[0-9])(?:\s*\^\s*)?(?:\{{\s*\\text\{{\s*{_TH}\s*\}}\s*\}}|\\text\{{\s*{_TH}\s*\}}|\{{\s*{_TH}\s*\}}|{_TH}\b)', ''),                      # 21st
+    ('', r'^\s*(?:\\text\{)?\s*(?:[Nn]o\.|Nr\.|\\?#)\s*\}?\s*(?=[0-9]+$)', ''), ('to', r'^([0-9]+)\s+to\s+([0-9]+)$', r'\1:\2'), ('_', r'\(([0-9A-F]+)\)(?=_)', r'\1'),
+    ('infinity', r'\b(?:positive )?infinity\b', r'\\infty '), (r'\approx', r'^[\s$]*((?:[a-zA-Z](?:_\w)?)?)\s*\\approx\>', lambda m: m[1] and f'{m[1]} ='), (r'\approx', r'(?<=.)\s*\\approx\>.*$', ''),
+    (r'\dot', r'\\dot\s*\{?([0-9])\}?([0-9]*)\\dot\s*\{?([0-9])\}?', r'\\overline{\1\2\3}'), ('\\', r'\\(?:overline|dot)\s*\{?([0-9]+)\}?', r'\\overline{\1}'), ('.', r'(\.[0-9]*)\(([0-9]+)\)', r'\1\\overline{\2}'),
+    (r'\ldots', r'(\.[0-9]*?)([0-9])\2{2,}\s*\\ldots\>', r'\1\\overline{\2}'), (r'\ldots', r'(\.[0-9]*?)([0-9]{2,9}?)\2+\s*\\ldots\>', r'\1\\overline{\2}'))]
 
 # %% ../nbs/02_grade.ipynb #one-spelling
 _REPEATING = re.compile(r'(?<![0-9.])([0-9]{0,30})\.([0-9]{0,30})\\overline\{([0-9]{1,30})\}')
@@ -353,7 +355,8 @@ def one_spelling(
     text = _in_ascii(answer)
     for pattern, to in _EARLY: text = pattern.sub(to, text)
     text = _COMMAND_AT.sub(_one_name, text)
-    for pattern, to in _SPELLINGS: text = pattern.sub(to, text)
+    for where, pattern, to in _SPELLINGS:
+        if where in text: text = pattern.sub(to, text)
     text = _BASE.sub(lambda m: f'_{{{_NUMERALS[m[1]]}}}' if m[1] in _NUMERALS else m[0], _REPEATING.sub(_as_fraction, _money_marks(text)))
     text = ' '.join(re.sub(r'\\sqrt\s*\(([^()]*)\)', r'\\sqrt{\1}', text).split()).rstrip(' .,;:\\').lstrip(' ,;:')
     if text.endswith(r'\ldots') and not re.search('[.,]', text): text = text.removesuffix(r'\ldots')             # a sentence that trails off
@@ -405,11 +408,18 @@ def _times(factor:str, cell:str) -> str:
     a, b = to_number(factor), to_number(cell)
     return cell if not factor else f'{factor}({cell})' if a is None or b is None else str(a*b)
 
+def _as_point(tree:Tree) -> Tree:
+    "x = 3, y = 4 as (3, 4)"
+    names = [t.parts[0].text for t in tree.parts if t.kind == '=' and re.fullmatch('[a-z]', t.parts[0].text)] if tree.kind == 'list' else []
+    return Tree('()', tree.text, tuple(t.parts[-1] for t in tree.parts)) if len(names) == len(tree.parts) > 1 and names == sorted(set(names)) else tree
+
 def _read_list(text:str) -> Tree|None:
     if _MARK.search(text) and to_number(_MARK.sub('', text)) is not None: return None     # €1,200
     text = text if re.search(r'[(\[]|\\\{', text) else _THOUSANDS.sub(lambda m: m[0].replace(',', ''), text)
     parts, _ = _split(text, r',\s*(?:(?:and|or)\s+)?|;|\s(?:and|or)\s|(?<=\))(?:and|or)(?=\()')
     if len(parts) == 1 or not all(parts): return None
+    if len(groups := text.split(';')) > 1 and all(re.search('=.*,.*=', g) for g in groups): return Tree('list', text, tuple(_as_point(read_answer(g)) for g in groups))
+    if all(p.startswith('(') for p in parts): parts = list({_key(p): p for p in parts}.values())            # a solution counts once
     return Tree('list', text, _flat(parts))
 
 def _flat(parts:list[str]) -> tuple:
@@ -467,7 +477,7 @@ def _read_relation(text:str) -> Tree|None:
 def _two_sided(name:str, op:str, value:str) -> str|None:
     "What is said of both sides of a number, such as |x| < 3 and x \\ne 3, in intervals"
     if op == r'\ne' and _NAME.fullmatch(name): return rf'{name} \in (-\infty, {value}) \cup ({value}, \infty)'
-    m = re.fullmatch(r'\\?[lr]?(?:\||vert\b)(.+?)\\?r?(?:\||vert\b)', name)
+    m = re.fullmatch(r'\|(.+?)\|', name)
     if not m or not _NAME.fullmatch(m[1].strip()) or op not in ('<', '>', r'\le', r'\ge') or to_number(value) <= 0: return None
     if op in ('<', r'\le'): return f'-{value} {op} {m[1]} {op} {value}'
     return rf'{m[1]} \in ' + (rf'(-\infty, -{value}) \cup ({value}, \infty)' if op == '>' else rf'(-\infty, -{value}] \cup [{value}, \infty)')
@@ -589,6 +599,8 @@ def _same_kind(a:Tree, b:Tree) -> bool:
 
 def _same(a:Tree, b:Tree, leaf) -> bool|None:
     "Are two answers the same? `leaf` compares two leaves, or the sides of two equations"
+    if {a.kind, b.kind} == {'()', 'list'}: a, b = _as_point(a), _as_point(b)
+    if {a.kind, b.kind} == {'matrix', 'leaf'} and r'\begin' in a.text and r'\begin' in b.text: return leaf(Tree('leaf', a.text), Tree('leaf', b.text))    # a sum of matrices
     if a.name and b.name and a.name != b.name: return False
     if _key(a.text) == _key(b.text) and a.kind == b.kind: return True
     if '=' in (a.kind, b.kind): return _same_equation(a, b, leaf)
@@ -659,6 +671,7 @@ def _apart(answer:str, reference:str) -> str:
 def _same_leaf(a:Tree, b:Tree, value=None) -> bool|None:
     "Compare two leaves; `value` decides what needs algebra (None: leave it open)"
     if '=' in (a.kind, b.kind): return value and value(a, b)
+    if None not in (numbers := (to_number(a.text), to_number(b.text))): return numbers[0] == numbers[1]
     if None not in (times := [_clock(t.text) for t in (a, b)]): return _same_time(*times)
     (x, unit), (y, other) = split_unit(a.text), split_unit(_apart(b.text, a.text))
     x, y = (re.sub(_IN_TEXT, r' \1 ', t).strip() for t in (x, y))
@@ -684,7 +697,7 @@ def _to_sympy(text:str):
     try: read = latex2sympy(exact, is_real=True, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
     except (MemoryError, RecursionError): raise
     except Exception: return None      # it raises bare Exceptions, and whatever its parts raise, at what is not mathematics
-    if not isinstance(read, sympy.Expr): return None
+    if not isinstance(read, (sympy.Expr, sympy.MatrixBase)): return None
     read = read.subs({s: sympy.I for s in read.free_symbols if s.name == 'i'}).doit()
     unknown = read.atoms(sympy.core.function.AppliedUndef, sympy.Derivative)        # I(0), dM/dt: quantities like any other
     return read.subs({e: sympy.Symbol(str(e), real=True) for e in unknown})
@@ -714,6 +727,7 @@ def _same_value(a:str, b:str, scale:Fraction=Fraction(1)) -> bool:
     import sympy
     x, y = _to_sympy(a), _to_sympy(b)
     if x is None or y is None: return False
+    if x.is_Matrix or y.is_Matrix: return bool(x == y)
     x = x*sympy.Rational(scale.numerator, scale.denominator)
     names = sorted(x.free_symbols | y.free_symbols, key=str)
     if not names and x.is_Rational and y.is_Rational: return x == y
@@ -774,6 +788,11 @@ def _says_only(completion:str, reference:str) -> bool:
     key = _key(one_spelling(reference))
     return bool(key) and key == _key(one_spelling(completion))
 
+def _with_percent(reference:str, completion:str, answer:str) -> str:
+    "A percent sign behind the box belongs to the answer where the gold has one"
+    boxes = _boxes(completion) if '%' in reference and not re.search('%|per|pct', answer) else []
+    return answer + r'\%' if boxes and re.match(r'[\s$)}\]]*\\?[)\]]?\s*(?:\\?%|per\s?cent|pct)', completion[boxes[-1][1]:]) else answer
+
 def _exactly(reference:str, answer:str, slow:bool) -> Grade|None:
     return _graded(_decide(reference, answer, partial(_same_leaf, value=_with_algebra if slow else None)), answer)
 
@@ -785,8 +804,7 @@ def strict(
     "Grade the boxed or stated answer, exactly"
     found = find_answer(completion)
     answer = next((t.strip() for t in (completion, r'\boxed' not in completion and stated_answer(completion)) if t and _says_only(t, reference)), found)
-    if not answer: return Grade('no_answer')
-    return _exactly(reference, answer, slow)
+    return _exactly(reference, _with_percent(reference, completion, answer), slow) if answer else Grade('no_answer')
 
 def boxed(
     reference:str,  # plain or LaTeX
@@ -795,7 +813,7 @@ def boxed(
 ) -> Grade|None:    # None: cannot be decided quickly
     "Grade what is boxed as strictly, and nothing else"
     answer = boxed_answer(completion)
-    return _exactly(reference, answer, slow) if answer else Grade('no_answer')
+    return _exactly(reference, _with_percent(reference, completion, answer), slow) if answer else Grade('no_answer')
 
 # %% ../nbs/02_grade.ipynb #flexible
 def flexible(
