@@ -92,17 +92,25 @@ def last_number(
 _LONGEST = 5000   # characters: more than any answer has
 _ASKED = r'(?:answers?|antwort|respuesta|réponse|risposta|resposta|ответ|答案)'
 _CUE = re.compile(rf"""
-    (?P<tag><answer>) | (?P<mark>(?<!\#)\#{{4,5}}(?!\#))
-    | (?<!\S)(?P<before>\$[^$\n]{{1,200}}\$|\\\([^\n]{{1,200}}?\\\)|[^\s$]{{1,40}})\s+(?:is|are)\s+(?:the|our|my)\s+(?:final\s+|correct\s+)?(?:answer|solution)\b
+    (?P<tag><answer>)
+    | ^[ \t\#*_]*(?:the\s+|my\s+)?(?:final\s+|correct\s+)?{_ASKED}[ \t\#*_]*\n                           # a heading
+    | (?P<mark>(?<!\#)\#{{4,5}}(?!\#))
+    | (?<!\S)(?P<before>\$[^$\n]{{1,200}}\$|\\\([^\n]{{1,200}}?\\\)|[^\s$]{{1,40}})
+      \s+(?:is|are)\s+(?:the|our|my)\s+(?:final\s+|correct\s+)?(?:answer|solution)\b
     | \b(?P<solution>solutions?(?:\s+set)?\s+(?:is|are)\b)
-    | (?<!\w){_ASKED}(?!\w)(?:[^.\n]{{0,60}}?(?:\b(?:is|are|es|est|ist)\b|[:=：]) | [ \t*_]*\n | [ \t]*(?=\$|\\[(\[]))""", re.I | re.X)
-_HEARSAY = re.compile(r"(?:\bif|whether|hope|check|verify|unless|sure)\s+(?:that\s+)?(?:the|this|my|your|our|an?)?\s*(?:final\s+)?$", re.I)
-_LEADS = re.compile(r'(?:[\s:*_#=`"“]|(?:therefore|thus|hence|then|simply|just|indeed|clearly|exactly|equal to|given by|obviously|that)\b[,:]?(?=\s))+', re.I)
+    | (?<!\w){_ASKED}(?!\w)(?:[^.\n]{{0,60}}?(?:\b(?:is|are|es|est|ist)\b|[:=：])|[ \t]*(?=\$|\\[(\[]))""", re.I | re.X | re.M)
+_HEARSAY = re.compile(r"(?:\bif|whether|hope|check|verify|unless|sure)\s+(?:that\s+)?(?:the|this|my|your|our|an?)?\s*(?:final\s+)?$"
+                      r"|\b(?:to|can|will)\s+$", re.I)
+_LEADS = re.compile(r"""(?:[\s:*_\#=`"“]|(?:therefore|thus|hence|then|simply|just|indeed|clearly|exactly|obviously|that
+    |equal[ ]to|given[ ]by)\b[,:]?(?=\s))+""", re.I | re.X)
 _DISPLAY = re.compile(r'\$\$(.+?)\$\$|\\\[(.+?)\\\]', re.S)
-_END = re.compile(r'(?:\.|。)(?:\*\*)?(?:\s+(?=[A-Z<$\\])|\s*$|(?=</))|\n|</|<\||,?\s+(?:because|since|which)\b|(?:,\s*|\s+\()(?:i\.e\.|e\.g\.|that is|so|as|thus|hence|not)[\s,]|\s+[—–]\s+(?!or\b|but\b|no\b|wait\b)'
-                  r'|\s\((?!or\b|and\b|but\b|not\b|sin|cos|tan|log|ln|exp)(?=[\w ,.]*[a-z]{3})')
-_NO_VALUE = re.compile(r"(?:not|correct|right|wrong|incorrect|clear|helpful|useful|in|as|based|obtained|found|shown|above|below|rounded|expressed|written|reasonable|consistent|complete|valid|unique)\b", re.I)
-_RETRACTED = re.compile(r'\W*(?:no(?=[,.!])|wait|actually|sorry|oops|hmm|correction|scratch that|on second thought)\b', re.I)
+_END = re.compile(r"""[.。](?:\*\*)?(?:\s+(?=[A-Z<$\\])|\s*$|(?=</)) | \n | </ | <\|                      # the sentence, the line, the turn
+    | ,?\s+(?:because|since|which)\b | (?:,\s*|\s+\()(?:i\.e\.|e\.g\.|that\ is|so|as|thus|hence|not)[\s,]  # a reason
+    | \s+[—–]\s+(?!(?:or|but|no|wait)\b)
+    | \s\((?!(?:or|and|but|not)\b|sin|cos|tan|log|ln|exp)(?=[\w\ ,.]*[a-z]{3})""", re.X)
+_NO_VALUE = re.compile(r"""(?:not|correct|right|wrong|incorrect|clear|helpful|useful|in|as|based|obtained|found|shown|above
+    |below|rounded|expressed|written|reasonable|consistent|complete|valid|unique)\b""", re.I | re.X)
+_RETRACTED = re.compile(r'\W*(?:no(?=[,.!])|(?:wait|actually|sorry|oops|hmm|correction|scratch that|on second thought)\b)', re.I)
 
 def _value_at(text:str, cue:re.Match) -> str|None:
     "What a cue says the answer to be; None if it says no such thing"
@@ -132,7 +140,10 @@ def stated_answer(
 _COMMAND = re.compile(r'\\[a-zA-Z]+|\b(?:and|or)\b')
 _MATHS = re.compile(r'\$[^$]+\$|\\\(.+?\\\)')
 _SAID = re.compile(rf'(?:{_MATHS.pattern}|{_NUMBER.pattern})(?:[ \t]*\\?[A-Za-z]+(?:(?:[ \t]+per[ \t]+|/)[A-Za-z]+)?)?', re.X)
-_WEIGHED = re.compile(r"\b(?:not|never|no|or|more|less|fewer|least|most|times|about|between|than|but|maybe|perhaps|if|let|suppose|assume|consider)\b|n't\b|[0-9$]\s+of\b", re.I)
+_HEDGES = """not never no none or more less fewer least most times twice double half squared about around nearly almost
+approximately roughly over under above below exceeding exceeds between than but except maybe perhaps if let suppose
+assume consider wrong incorrect false too first next compute start given""".split()
+_WEIGHED = re.compile(rf"\b(?:{'|'.join(_HEDGES)})\b|n't\b|[0-9$]\s+of\b", re.I)
 
 def _few_words(text:str) -> bool: return len(re.findall(r'[A-Za-z]{2,}', _COMMAND.sub(' ', text))) <= (1 if text[0].isalpha() else 2)
 
@@ -144,8 +155,8 @@ def bare_answer(
     if not text or '\n' in text or len(text) > 200: return None
     if _few_words(text): return text
     found = _MATHS.findall(text)
-    alone = len(found) == 1 and re.search(r'[0-9]', found[0]) and not re.search(r'[0-9]', text.replace(found[0], '')) and not _WEIGHED.search(text)
-    return found[0] if alone and re.search(r'(?:[.!]|\$|\\\))$', text) else None
+    alone = len(found) == 1 and re.search('[0-9]', found[0]) and not re.search('[0-9]', text.replace(found[0], '')) and not _WEIGHED.search(text)
+    return found[0] if alone and text.rstrip('.!').endswith(found[0]) else None
 
 def _in_sentence(said:str) -> str:
     "The one value that a sentence names: `she makes 18 dollars`, `the largest $n$ is 34`; else all of it"
@@ -186,6 +197,7 @@ def to_number(
     if len(text) > 300: return None
     text = _SPACE.sub(' ', text.replace('\\!', '').replace('{,}', ',').replace('\u2212', '-'))
     m = _PLAIN.fullmatch(text.strip().removesuffix('.'))
+    if m and m['some'] and int(m['a']) >= int(m['b']): return None      # 2 7/6 is no mixed number
     try: return m and _value(m)*(-1 if m['sign'] == '-' else 1)/(100 if m['percent'] else 1)
     except ZeroDivisionError: return None   # 3/0 is no number
 
@@ -224,7 +236,7 @@ hkd: ¤ HK¤ dollar hkd 1
 sgd: ¤ S¤ dollar sgd 1, cent 1/100
 brl: R¤ real reais brl 1
 eur: € euro eur 1, cent 1/100
-gbp: £ pound gbp quid 1, penny pence p 1/100
+gbp: £ pound gbp quid 1, penny pence 1/100
 jpy: ¥ yen jpy 1
 cny: ¥ yuan rmb cny 1
 inr: ₹ rupee inr rs 1, paise 1/100
@@ -769,9 +781,12 @@ def _decide(reference:str, answer:str, leaf) -> bool|None:
     a, b = to_number(reference), to_number(answer)
     if a is not None and b is not None and '$' not in reference + answer: return leaf(Tree('leaf', reference), Tree('leaf', answer))
     gold, mine = one_spelling(reference), one_spelling(answer)
-    if '.' in gold and to_number(gold) is not None and re.fullmatch('[-+]?[0-9]+,[0-9]+', mine) and to_number(mine) is None: mine = mine.replace(',', '.')   # 2,5 for 2.5
-    if None not in (to_number(gold), to_number(mine)): return leaf(Tree('leaf', gold), Tree('leaf', mine))
-    if _key(gold) == _key(mine): return bool(_key(gold)) or reference.strip() == answer.strip()
+    a, b = to_number(gold), to_number(mine)
+    if a is not None and b is None and '.' in gold and re.fullmatch('[-+]?[0-9]+,[0-9]+', mine):          # 2,5 for 2.5
+        mine = mine.replace(',', '.')
+        b = to_number(mine)
+    if None not in (a, b): return leaf(Tree('leaf', gold), Tree('leaf', mine))
+    if _key(gold) == _key(mine) and a is b: return bool(_key(gold)) or reference.strip() == answer.strip()
     option = _OPTION.fullmatch(_key(gold))
     chosen = re.fullmatch(r'\(?([A-Ja-j])\)?(?:[.):\s].*)?', _key(mine)) if option else None
     if chosen: return chosen[1].lower() == option[1].lower()
