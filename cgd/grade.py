@@ -53,27 +53,30 @@ def last_boxed(
     return text[slice(*found[-1][2:])].strip() or None if found else None
 
 # %% ../nbs/02_grade.ipynb #boxed-together
-_FILLER = re.compile(r'\\(?:text|mathrm|mbox|qquad|quad)(?![a-zA-Z])|\\[()\[\],;:! \\]|[\s${}*~]|(?:for\s+)?(?:part\s+)?\([a-h1-9]\)|[A-Za-z](?:_\{?\w\}?)?\s*=')
+_FILLER = re.compile(r"""\\(?:text|mathrm|mbox|qquad|quad)(?![a-zA-Z]) | \\[()\[\],;:!\ \\] | [\s${}*~]
+    | (?:for\s+)?(?:part\s+)?\([a-h1-9]\) | [A-Za-z](?:_\{?\w\}?)?\s*= | (?<!\S)[a-z]{3,}(?=\ and\b)""", re.X)
 
 def _joined(gap:str) -> bool:
     "Does the text between two boxes join them: a comma, `and`, `or`, a wide space, (b), or nothing at all?"
     if len(gap) > 80: return False
-    words = re.findall(r'\w+|[^\w\s]', re.sub(r'^[\s$]*[a-z]{3,} and\b', ' and', _FILLER.sub(' ', gap)))       # two apples and ...
-    return set(words) <= {',', ';', '&', 'and', 'or'} and (bool(words) or '\n' not in gap or bool(re.search(r'quad|\(\w\)', gap)))
+    words = re.findall(r'\w+|[^\w\s]', _FILLER.sub(' ', gap))
+    return set(words) <= {',', ';', '&', 'and', 'or'} and bool(words or '\n' not in gap or re.search(r'quad|\(\w\)', gap))
 
 def boxed_answer(
     text:str # a completion
 ) -> str|None: # as `last_boxed`, several joined by commas
     "Find the boxed answer, which may be spread over boxes side by side"
     found, joined = _boxes(text)[::-1], 1
-    while joined < min(len(found), 100) and (end := found[joined][1]) <= (start := found[joined - 1][0]) and _joined(text[end:start]): joined += 1
+    for later, sooner in pairwise(found[:100]):
+        if sooner[1] > later[0] or not _joined(text[sooner[1]:later[0]]): break      # a box in a box, or another step
+        joined += 1
     parts = [text[slice(*box[2:])].strip() for box in found[:joined][::-1]]
     return ', '.join(dict.fromkeys(parts)) if all(parts) and parts else None
 
 # %% ../nbs/02_grade.ipynb #last-number
-_GROUPED = r'[0-9]{1,3}(?:,[0-9]{3}){1,20}(?![0-9])|[0-9]{1,2}(?:,[0-9]{2}){1,20},[0-9]{3}(?![0-9,])'     # 1,234,567, and 12,34,567 as in India
+_GROUPED = r'[0-9]{1,3}(?:,[0-9]{3}){1,20}(?![0-9])|[0-9]{1,2}(?:,[0-9]{2}){1,20},[0-9]{3}(?![0-9,])'   # 1,234,567; 12,34,567
 _SPACED = r'[1-9][0-9]{0,2}(?:[ \u00a0\u2009\u202f][0-9]{3}){1,20}(?![0-9])'
-_DIGITS = rf'(?:{_GROUPED}|{_SPACED}|[0-9]+)(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+'                 # no decimal point: `is...18`, `No.5`
+_DIGITS = rf'(?:{_GROUPED}|{_SPACED}|[0-9]+)(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+'      # no decimal point: `is...18`, `No.5`
 _FRAC = r'\\[dt]?frac\s*(?:\{[0-9]+\}|[0-9])\s*(?:\{[0-9]+\}|[0-9])'   # LaTeX reads `\frac12` as one half
 _NUMBER = re.compile(rf'''(?:(?<![\w)\]}}%.])[-\u2212])?        # a minus that is not between two operands
                           (?:\\?\$\s?[-\u2212]?)?               # dollar sign, before or after the minus
@@ -98,19 +101,21 @@ _CUE = re.compile(rf"""
     | (?<!\S)(?P<before>\$[^$\n]{{1,200}}\$|\\\([^\n]{{1,200}}?\\\)|[^\s$]{{1,40}})
       \s+(?:is|are)\s+(?:the|our|my)\s+(?:final\s+|correct\s+)?(?:answer|solution)\b
     | \b(?P<solution>solutions?(?:\s+set)?\s+(?:is|are)\b)
-    | (?<!\w){_ASKED}(?!\w)(?:[^.\n]{{0,60}}?(?:\b(?:is|are|es|est|ist)\b|[:=：])|[ \t]*(?=\$|\\[(\[]))""", re.I | re.X | re.M)
-_HEARSAY = re.compile(r"(?:\bif|whether|hope|check|verify|unless|sure)\s+(?:that\s+)?(?:the|this|my|your|our|an?)?\s*(?:final\s+)?$"
-                      r"|\b(?:to|can|will)\s+$", re.I)
+    | (?<!\w){_ASKED}(?!\w)(?:[^.\n]{{0,60}}?(?:\b(?:is|are|es|est|ist)\b|[:=：])|[ \t]*(?=\$|\\[(\[]))
+    """, re.I | re.X | re.M)
+_HEARSAY = re.compile(r"""(?:\bif|whether|hope|check|verify|unless|sure)\s+(?:that\s+)?
+    (?:the|this|my|your|our|an?)?\s*(?:final\s+)?$ | \b(?:to|can|will)\s+$""", re.I | re.X)
 _LEADS = re.compile(r"""(?:[\s:*_\#=`"“]|(?:therefore|thus|hence|then|simply|just|indeed|clearly|exactly|obviously|that
     |equal[ ]to|given[ ]by)\b[,:]?(?=\s))+""", re.I | re.X)
 _DISPLAY = re.compile(r'\$\$(.+?)\$\$|\\\[(.+?)\\\]', re.S)
 _END = re.compile(r"""[.。](?:\*\*)?(?:\s+(?=[A-Z<$\\])|\s*$|(?=</)) | \n | </ | <\|                      # the sentence, the line, the turn
-    | ,?\s+(?:because|since|which)\b | (?:,\s*|\s+\()(?:i\.e\.|e\.g\.|that\ is|so|as|thus|hence|not)[\s,]  # a reason
+    | ,?\s+(?:because|since|which)\b                                                                     # a reason
+    | (?:,\s*|\s+\()(?:i\.e\.|e\.g\.|that\ is|so|as|thus|hence|not)[\s,]
     | \s+[—–]\s+(?!(?:or|but|no|wait)\b)
     | \s\((?!(?:or|and|but|not)\b|sin|cos|tan|log|ln|exp)(?=[\w\ ,.]*[a-z]{3})""", re.X)
 _NO_VALUE = re.compile(r"""(?:not|correct|right|wrong|incorrect|clear|helpful|useful|in|as|based|obtained|found|shown|above
     |below|rounded|expressed|written|reasonable|consistent|complete|valid|unique)\b""", re.I | re.X)
-_RETRACTED = re.compile(r'\W*(?:no(?=[,.!])|(?:wait|actually|sorry|oops|hmm|correction|scratch that|on second thought)\b)', re.I)
+_RETRACTED = re.compile(r'\W*(?:no(?=[,.!])|(?:wait|actually|sorry|oops|hmm|correction|scratch that)\b)', re.I)
 
 def _value_at(text:str, cue:re.Match) -> str|None:
     "What a cue says the answer to be; None if it says no such thing"
@@ -139,13 +144,15 @@ def stated_answer(
 # %% ../nbs/02_grade.ipynb #bare-answer
 _COMMAND = re.compile(r'\\[a-zA-Z]+|\b(?:and|or)\b')
 _MATHS = re.compile(r'\$[^$]+\$|\\\(.+?\\\)')
-_SAID = re.compile(rf'(?:{_MATHS.pattern}|{_NUMBER.pattern})(?:[ \t]*\\?[A-Za-z]+(?:(?:[ \t]+per[ \t]+|/)[A-Za-z]+)?)?', re.X)
+_SAID = re.compile(rf'''(?:{_MATHS.pattern}|{_NUMBER.pattern})
+    (?:[ \t]*\\?[A-Za-z]+(?:(?:[ \t]+per[ \t]+|/)[A-Za-z]+)?)?''', re.X)      # and its unit
 _HEDGES = """not never no none or more less fewer least most times twice double half squared about around nearly almost
 approximately roughly over under above below exceeding exceeds between than but except maybe perhaps if let suppose
 assume consider wrong incorrect false too first next compute start given""".split()
 _WEIGHED = re.compile(rf"\b(?:{'|'.join(_HEDGES)})\b|n't\b|[0-9$]\s+of\b", re.I)
 
-def _few_words(text:str) -> bool: return len(re.findall(r'[A-Za-z]{2,}', _COMMAND.sub(' ', text))) <= (1 if text[0].isalpha() else 2)
+def _few_words(text:str) -> bool:
+    return len(re.findall(r'[A-Za-z]{2,}', _COMMAND.sub(' ', text))) <= (1 if text[0].isalpha() else 2)
 
 def bare_answer(
     text:str # a completion
@@ -154,9 +161,10 @@ def bare_answer(
     text = text.strip()
     if not text or '\n' in text or len(text) > 200: return None
     if _few_words(text): return text
-    found = _MATHS.findall(text)
-    alone = len(found) == 1 and re.search('[0-9]', found[0]) and not re.search('[0-9]', text.replace(found[0], '')) and not _WEIGHED.search(text)
-    return found[0] if alone and text.rstrip('.!').endswith(found[0]) else None
+    formula = (_MATHS.findall(text) or [''])[0]
+    words, _, rest = text.rstrip('.!').partition(formula) if formula else ('', '', text)
+    alone = not rest and re.search('[0-9]', formula) and not re.search('[0-9]', words) and not _WEIGHED.search(words)
+    return formula if alone else None
 
 def _in_sentence(said:str) -> str:
     "The one value that a sentence names: `she makes 18 dollars`, `the largest $n$ is 34`; else all of it"
@@ -177,7 +185,8 @@ def find_answer(
 _MONEY = r'(?:\\?\$|\s)*'   # dollar signs, and the marks of LaTeX's mathematics
 _TEN = r'\s*(?:[eE]|(?:\\times|\\cdot|\*|[\u00d7xX])\s*10\s*(?:\^|\*\*)\s*\{?)\s*(?P<exp>[-+]?[0-9]{1,3})\}?'
 _PLAIN = re.compile(rf"""{_MONEY}(?P<sign>[-+]?){_MONEY}(?:
-    (?:(?P<whole>[0-9]+)\s*)?(?P<frac>{_FRAC}) | (?P<some>{_SPACED}|[0-9]+)\s+(?:and\s+)?(?P<a>[0-9]+)\s*/\s*(?P<b>[0-9]+)
+    (?:(?P<whole>[0-9]+)\s*)?(?P<frac>{_FRAC})
+    | (?P<some>{_SPACED}|[0-9]+)\s+(?:and\s+)?(?P<a>[0-9]+)\s*/\s*(?P<b>[0-9]+)
     | 10\s*\^\s*(?:\{{(?P<power>[-+]?[0-9]{{1,3}})\}}|(?P<digit>[0-9]))
     | (?P<n>{_DIGITS})\.?(?:{_TEN}|\s*/\s*(?P<d>[0-9]+)\.?)?){_MONEY}(?P<percent>(?:\\?%)?){_MONEY}""", re.X)
 _SPACE = re.compile(r'\\[,; ]|~')
@@ -242,7 +251,9 @@ cny: ¥ yuan rmb cny 1
 inr: ₹ rupee inr rs 1, paise 1/100
 krw: ₩ won krw 1"""
 _PREFIXES = dict(k=3, M=6, G=9, c=-2, m=-3, μ=-6, n=-9, p=-12, d=-1, kilo=3, mega=6, giga=9, centi=-2, milli=-3, micro=-6, nano=-9)
-_SCALED = re.compile(rf'({"|".join(_PREFIXES)})(m|g|s|L|l|J|N|W|V|A|C|F|K|T|B|Pa|Hz|Ω|eV|mol|cal|Wh|bar|bit|byte|met(?:er|re)|gram(?:me)?|lit(?:er|re)|second|joule|newton|watt|volt|amp|ampere|ohm|pascal|hertz|mole|calorie)')
+_SCALABLE = """m g s L l J N W V A C F K T B Pa Hz Ω eV mol cal Wh bar bit byte meter metre gram gramme liter litre second
+joule newton watt volt amp ampere ohm pascal hertz mole calorie""".split()
+_SCALED = re.compile(rf'({"|".join(_PREFIXES)})({"|".join(_SCALABLE)})')
 
 def _known_units(table:str) -> dict:
     "name -> what it may measure, in powers of base units, and its size"
@@ -259,93 +270,140 @@ _CURRENCIES = {base for mark in '¤€£¥₹₩' for what, _ in _UNITS[mark] fo
 @lru_cache(1024)
 def _unit(name:str) -> list:
     "What a unit may measure, and its size; none if it is not known"
-    for form in dict.fromkeys((name, name.lower() if len(name) > 1 else name, name.lower().removesuffix('s'), name.lower().removesuffix('es'))):
+    low = name.lower() if len(name) > 1 else name
+    for form in (name, low, low.removesuffix('s'), low.removesuffix('es')):
         if form in _UNITS: return _UNITS[form]
-        if m := _SCALED.fullmatch(form): return [(what, size*Fraction(10)**_PREFIXES[m[1]]) for what, size in _UNITS[m[2]]]
+        if m := _SCALED.fullmatch(form):
+            return [(what, size*Fraction(10)**_PREFIXES[m[1]]) for what, size in _UNITS[m[2]]]
     return []
 
 # %% ../nbs/02_grade.ipynb #measure
 _MARK = re.compile(r'(?:US|AU|CA|NZ|HK|[ACSR])?[¤€£¥₹₩¢]')          # ¤ is a dollar
-_NOT_UNITS = set('or and of more less than not if where mod is to at most least plus minus about over under no for with times but really'.split())
+_NOT_UNITS = set("""or and of more less than not if where mod is to at most least plus minus about over under no for with
+times but really""".split())
 _COUNTS = dict(hundred=100, thousand=10**3, million=10**6, billion=10**9, trillion=10**12, dozen=12)
-_FACTOR = re.compile(r'(?P<per>/|\bper\b|\ban?\b(?=\s))|(?P<before>square|sq|cubic|cu)\b|(?P<after>squared|cubed)\b|(?P<word>[A-Za-z]*[¤€£¥₹₩¢]|[A-Za-zΩμ]+)\s*(?:\^\s*\{?(?P<power>-?[0-9])\}?|(?P<glued>[23])\b)?')
+_FACTOR = re.compile(r"""(?P<per>/|\bper\b|\ban?\b(?=\s)) | (?P<before>square|sq|cubic|cu)\b | (?P<after>squared|cubed)\b
+    | (?P<word>[A-Za-z]*[¤€£¥₹₩¢]|[A-Za-zΩμ]+)\s*(?:\^\s*\{?(?P<power>-?[0-9])\}?|(?P<glued>[23])\b)?""", re.X)
+
+def _factors(words:str) -> list[tuple]:
+    "Units and their powers: m/s^2 as m and s^-2"
+    found, sign, power = [], 1, 1
+    for m in _FACTOR.finditer(words):
+        if m['per']: sign = -1
+        elif m['before']: power = 3 if m['before'][0] == 'c' else 2
+        elif m['after']: found[-1:] = [(name, n*(3 if m['after'] == 'cubed' else 2)) for name, n in found[-1:]]
+        else: found.append((m['word'], sign*int(m['power'] or m['glued'] or power))); power = 1
+    return found
 
 def _times_unit(readings:list, factor:list, power:int) -> list:
-    product = lambda a, b: {base: n for base in {**a, **b} if (n := a.get(base, 0) + power*b.get(base, 0))}
+    def product(a, b): return {base: n for base in {**a, **b} if (n := a.get(base, 0) + power*b.get(base, 0))}
     return [(product(a, b), size*other**power) for a, size in readings for b, other in factor][:64]
 
 def _measure(words:str) -> tuple[list, bool]:
     "What the words behind a number may measure, by power, and the size of one such unit; whether every one is known"
-    factors, sign, power = [], 1, 1
-    for m in _FACTOR.finditer(words):
-        if m['per']: sign = -1
-        elif m['before']: power = 3 if m['before'][0] == 'c' else 2
-        elif m['after']: factors[-1:] = [(name, n*(3 if m['after'] == 'cubed' else 2)) for name, n in factors[-1:]]
-        else: factors.append((m['word'], sign*int(m['power'] or m['glued'] or power))); power = 1
-    readings = [({}, Fraction(1))]
+    factors, readings = _factors(words), [({}, Fraction(1))]
     for i, (name, n) in enumerate(factors):                       # dollars an hour are compared by that word
         by_name = not _unit(name) or i and n < 0 and any(set(what) & _CURRENCIES for what, _ in readings)
-        readings = _times_unit(readings, [({name.lower().removesuffix('s'): 1}, Fraction(1))] if by_name else _unit(name), n)
+        unit = [({name.lower().removesuffix('s'): 1}, Fraction(1))] if by_name else _unit(name)
+        readings = _times_unit(readings, unit, n)
     return readings, all(_unit(name) for name, _ in factors)
 
 # %% ../nbs/02_grade.ipynb #in-ascii
-_UNICODE = str.maketrans({'\u2212': '-', '\u2010': '-', '\u2011': '-', '\u2013': '-', '×': r'\times ', '·': r'\cdot ', '⋅': r'\cdot ', '÷': '/', '\u2044': '/', '\u2215': '/', 'π': r'\pi ',
-                          '√': r'\sqrt ', '∞': r'\infty ', '≤': r'\le ', '≥': r'\ge ', '≠': r'\ne ', '≈': r'\approx ', '±': r'\pm ', '°': r'^\circ ', '∪': r'\cup ', '∩': r'\cap ', '∈': r'\in ',
-                          '∅': r'\{\}', '∖': r'\setminus ', 'ℝ': r'\mathbb{R}', 'μ': r'\mu ', 'Ω': r'\Omega ', 'θ': r'\theta ', 'α': r'\alpha ', 'β': r'\beta ', '∧': ' and ', '∨': ' or ',
-                          '\u2018': "'", '\u2019': "'", '\u2032': "'", '\u201c': '"', '\u201d': '"', '、': ',', '。': '.', '〈': '(', '〉': ')', '⟨': '(', '⟩': ')'})
-_RAISED = re.compile('(?P<up>[⁰¹²³⁴-⁹⁺⁻⁽⁾ⁿⁱ]+)|(?P<down>[₀-₉₊₋₍₎ₐₑₒₓₖₘₙ]+)|(?P<part>[¼-¾⅐-⅞↉])|[º˚]')
+_CHARACTERS = {'-': '\u2212\u2010\u2011\u2013', '/': '÷\u2044\u2215', r'\times ': '×', r'\cdot ': '·⋅', r'\pi ': 'π',
+               r'\sqrt ': '√', r'\infty ': '∞', r'\le ': '≤⩽', r'\ge ': '≥⩾', r'\ne ': '≠', r'\approx ': '≈', r'\pm ': '±',
+               r'^\circ ': '°', r'\cup ': '∪', r'\cap ': '∩', r'\in ': '∈', r'\{\}': '∅', r'\setminus ': '∖', ' and ': '∧',
+               ' or ': '∨', r'\mu ': 'μ', r'\Omega ': 'Ω', r'\theta ': 'θ', r'\alpha ': 'α', r'\beta ': 'β',
+               "'": '\u2018\u2019\u2032', '"': '\u201c\u201d', ',': '、', '.': '。', '(': '〈⟨', ')': '〉⟩'}
+_UNICODE = str.maketrans({character: to for to, some in _CHARACTERS.items() for character in some})
+_RAISED = re.compile('(?P<up>[⁰¹²³⁴-⁹⁺⁻⁽⁾ⁿⁱ]+)|(?P<down>[₀-₉₊₋₍₎ₐₑₒₓₖₘₙ]+)|(?P<part>[¼-¾⅐-⅞↉])|[º˚]|(?P<real>ℝ)')
 
 def _raised(m:re.Match) -> str:
     plain = normalize('NFKC', m[0])
     if m['part']: return r'\frac{%s}{%s}' % tuple(plain.split('\u2044'))
-    return f'^{{{plain}}}' if m['up'] else f'_{{{plain}}}' if m['down'] else '°'
+    return f'^{{{plain}}}' if m['up'] else f'_{{{plain}}}' if m['down'] else r'\mathbb{R}' if m['real'] else '°'
 
 def _in_ascii(text:str) -> str:
     "Characters as LaTeX has them: x² as x^{2}, ½ as \\frac{1}{2}, a wide digit as a digit"
     return text if text.isascii() else normalize('NFKC', _RAISED.sub(_raised, text)).translate(_UNICODE)
 
 # %% ../nbs/02_grade.ipynb #spelling-table
-_COMMANDS = {name: to for to, names in {
-    '': '! left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm Bigm displaystyle textstyle scriptstyle limits nolimits tiny small large Large LARGE huge Huge bfseries '
-        'itshape underline uline ensuremath smash cal', ' ': ', ; : ( ) [ ] quad qquad thinspace bf rm it sf tt', '¤': '$', '%': '%', r'\{': 'lbrace', r'\}': 'rbrace', '(': 'langle', ')': 'rangle',
-    r'\{\}': 'emptyset varnothing', r'\frac': 'dfrac tfrac cfrac', r'\ge ': 'geq geqslant', r'\le ': 'leq leqslant', r'\ne ': 'neq', '>': 'gt', '<': 'lt', '|': 'vert lvert rvert Vert', ':': 'colon',
-    r'^\circ ': 'degree', ' and ': 'land wedge', ' or ': 'lor vee', r'\setminus ': 'smallsetminus backslash', r'\ldots ': 'dots dotsc dotsb cdots', r'\overline': 'bar',
-    r'\text': 'textbf textit textrm textsf texttt textnormal textsc textup mathrm mathbf mathit mathsf mathtt mathnormal mbox hbox emph operatorname boldsymbol bm pmb'}.items() for name in (*names.split(), *' '*(to == ' '))}
+_SAME = {'': """! left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm displaystyle textstyle scriptstyle
+                limits nolimits tiny small large Large LARGE huge Huge bfseries itshape underline uline ensuremath smash""",
+         ' ': ', ; : ( ) [ ] quad qquad thinspace bf rm it sf tt', '¤': '$', '%': '%', r'\{': 'lbrace', r'\}': 'rbrace',
+         '(': 'langle', ')': 'rangle', r'\{\}': 'emptyset varnothing', r'\frac': 'dfrac tfrac cfrac', r'\ge ': 'geq geqslant',
+         r'\le ': 'leq leqslant', r'\ne ': 'neq', '>': 'gt', '<': 'lt', '|': 'vert lvert rvert', ':': 'colon', '£': 'pounds',
+         r'^\circ ': 'degree', ' and ': 'land wedge', ' or ': 'lor vee', r'\setminus ': 'smallsetminus backslash',
+         r'\ldots ': 'dots dotsc dotsb cdots', r'\overline': 'bar',
+         r'\text': """textbf textit textrm textsf texttt textnormal textsc textup mathrm mathbf mathit mathsf mathtt mathnormal
+                      mbox hbox emph operatorname boldsymbol bm pmb"""}
+_COMMANDS = {' ': ' '} | {name: to for to, names in _SAME.items() for name in names.split()}
 _COMMAND_AT = re.compile(r'\\(?:([a-zA-Z]+)|(.))', re.S)
 
 def _one_name(m:re.Match) -> str: return _COMMANDS.get(m[1] or m[2], m[0])
 
+# %% ../nbs/02_grade.ipynb #spelling-rows
 _FUNCTIONS = 'arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|pi'
 _NESTED = r'(?:[^{}]|\{(?:[^{}]|\{[^{}]*\}){0,99}\}){0,99}?'
 _TH = r'(?:st|nd|rd|th)'
 _EARLY = [(re.compile(pattern), to) for pattern, to in (
-    (r'(?<=[0-9])\s*(?:,\s*\\!|\\!\s*,|\{\s*,\s*\})\s*(?=[0-9]{3})', ''),                                     # 10,\!080
-    (r'\\(?:text)?color(?:box)?\s*\{[^{}]*\}', ''), (r'\{\s*\\(?:rm|bf|it|sf|tt)(?![a-zA-Z])([^{}]*)\}', r'\\text{\1}'))]
-_SPELLINGS = [(where, re.compile(pattern.replace(r'\>', '(?![a-zA-Z])')), to) for where, pattern, to in (       # \> ends a command, as in \le5; what has no `where` in it is passed over
-    ('**', r'\*\*(?=\s|$)|(?<![^\s])\*\*(?=[^\s])', ''), ('`', '`', ''), ('', r'[~\s]+', ' '), (r'\text', r'\\text\*?\s*\{', r'\\text{'), (r'\text', r'\\text\s+([a-zA-Z0-9])', r'\\text{\1}'),
-    (r'\over', rf'\{{({_NESTED})\\over\>({_NESTED})\}}', r'\\frac{\1}{\2}'), (r'\over', rf'^({_NESTED})\\over\>({_NESTED})$', r'\\frac{\1}{\2}'),
-    (r'\mathbb', r'\\mathbb\s*\{?R\}?\>', r'(-\\infty,\\infty)'), ('all', r'\\text\{\s*all real numbers\s*\}|\ball real numbers\b', r'(-\\infty,\\infty)'),
+    (r'(?<=[0-9])\s*(?:,\s*\\!|\\!\s*,|\{\s*,\s*\})\s*(?=[0-9]{3})', ''),              # 10,\!080
+    (r'\\(?:text)?color(?:box)?\s*\{[^{}]*\}', ''),
+    (r'\{\s*\\(?:rm|bf|it|sf|tt)(?![a-zA-Z])([^{}]*)\}', r'\\text{\1}'))]
+_ROWS = (                                               # a text without the first of the three is left as it is
+    ('**', r'\*\*(?=\s|$)|(?<![^\s])\*\*(?=[^\s])', ''),
+    ('`', '`', ''),
+    ('', r'[~\s]+', ' '),
+    (r'\text', r'\\text\*?\s*\{', r'\\text{'),
+    (r'\text', r'\\text\s+([a-zA-Z0-9])', r'\\text{\1}'),
+    (r'\over', rf'\{{({_NESTED})\\over\>({_NESTED})\}}', r'\\frac{\1}{\2}'),
+    (r'\over', rf'^({_NESTED})\\over\>({_NESTED})$', r'\\frac{\1}{\2}'),
+    (r'\mathbb', r'\\mathbb\s*\{?R\}?\>', r'(-\\infty,\\infty)'),
+    ('all', r'\\text\{\s*all real numbers\s*\}|\ball real numbers\b', r'(-\\infty,\\infty)'),
     (r'\infty)', r'(?<=\\infty\))\s*(?:-|\bexcept\b)(?=\s*\\\{)', r'\\setminus '),
-    (r'\text', r'\\text\{[\s,]*(and|or|percent|percentage|pct|to)\s*\}', r' \1 '), ('c', r'\s*(?<![a-zA-Z])(?:per\s?cent(?:age)?|pct)\b', '%'),
-    ('\\', r'\\(frac|sqrt)\s*([0-9a-zA-Z])', r'\\\1{\2}'), (r'\frac', r'(\\frac\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*){0,9}\})\s*([0-9a-zA-Z])', r'\1{\2}'),
-    ('=', r'\\not\s*=|(?<=[\w\s})])!=', r'\\ne '), ('<=', '<=', r'\\le '), ('>=', '>=', r'\\ge '), ('{:}', r'\{:\}', ':'), ('...', r'\.{3,}', r'\\ldots '),
-    (']', r'(^|\\cup|\\in\>|=)\s*\](?=[^\[\]]*[,;])', r'\1 ('), ('[', r'(?<=[0-9a-zA-Z})])\s*\[\s*($|\\cup)', r') \1'),                             # ]0,1[
-    (r'\circ', r'\^\s*(?:\\circ\>|\{\s*(?:\\circ|\^\\circ)\s*\})', r'^\\circ '), ('degree', r'\\text\{\s*degrees?\s*\}|\bdegrees?\b', r'^\\circ '),
-    ('.', r'\b(?:np|numpy|math|sympy)\.(?=[a-z])', ''), ('**', r'(?<=[\w)])\*\*(?=[\w(-])', '^'), ('a', r'(?<![\\A-Za-z])a(?=(?:sin|cos|tan)\()', 'arc'),
-    ('', rf'(?<![\\A-Za-z{{])({_FUNCTIONS})(?![A-Za-z}}])', r'\\\1 '), ('.', r'(\d)\.(?=/|$)', r'\1'), ('x', r'(?<=[0-9])\s*x\s*(?=[0-9])', r'\\times '), ('X', r'(?<=[0-9])\s*X\s*(?=[0-9])', r'\\times '),
-    ('', rf'(?<=[0-9])(?:\s*\^\s*)?(?:\{{\s*\\text\{{\s*{_TH}\s*\}}\s*\}}|\\text\{{\s*{_TH}\s*\}}|\{{\s*{_TH}\s*\}}|{_TH}\b)', ''),                      # 21st
-    ('', r'^\s*(?:\\text\{)?\s*(?:[Nn]o\.|Nr\.|\\?#)\s*\}?\s*(?=[0-9]+$)', ''), ('to', r'^([0-9]+)\s+to\s+([0-9]+)$', r'\1:\2'), ('_', r'\(([0-9A-F]+)\)(?=_)', r'\1'),
-    ('infinity', r'\b(?:positive )?infinity\b', r'\\infty '), (r'\approx', r'^[\s$]*((?:[a-zA-Z](?:_\w)?)?)\s*\\approx\>', lambda m: m[1] and f'{m[1]} ='), (r'\approx', r'(?<=.)\s*\\approx\>.*$', ''),
-    (r'\dot', r'\\dot\s*\{?([0-9])\}?([0-9]*)\\dot\s*\{?([0-9])\}?', r'\\overline{\1\2\3}'), ('\\', r'\\(?:overline|dot)\s*\{?([0-9]+)\}?', r'\\overline{\1}'), ('.', r'(\.[0-9]*)\(([0-9]+)\)', r'\1\\overline{\2}'),
-    (r'\ldots', r'(\.[0-9]*?)([0-9])\2{2,}\s*\\ldots\>', r'\1\\overline{\2}'), (r'\ldots', r'(\.[0-9]*?)([0-9]{2,9}?)\2+\s*\\ldots\>', r'\1\\overline{\2}'))]
+    (r'\text', r'\\text\{[\s,]*(and|or|percent|percentage|pct|to)\s*\}', r' \1 '),
+    ('c', r'\s*(?<![a-zA-Z])(?:per\s?cent(?:age)?|pct)\b', '%'),
+    ('\\', r'\\(frac|sqrt)\s*([0-9a-zA-Z])', r'\\\1{\2}'),
+    (r'\frac', r'(\\frac\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*){0,9}\})\s*([0-9a-zA-Z])', r'\1{\2}'),
+    ('=', r'\\not\s*=|(?<=[\w\s})])!=', r'\\ne '),
+    ('<=', '<=', r'\\le '),
+    ('>=', '>=', r'\\ge '),
+    ('{:}', r'\{:\}', ':'),
+    ('...', r'\.{3,}', r'\\ldots '),
+    (']', r'(^|\\cup|\\in\>|=)\s*\](?=[^\[\]]*[,;])', r'\1 ('),                         # ]0,1[
+    ('[', r'(?<=[0-9a-zA-Z})])\s*\[\s*($|\\cup)', r') \1'),
+    (r'\circ', r'\^\s*(?:\\circ\>|\{\s*(?:\\circ|\^\\circ)\s*\})', r'^\\circ '),
+    ('degree', r'\\text\{\s*degrees?\s*\}|\bdegrees?\b', r'^\\circ '),
+    ('.', r'\b(?:np|numpy|math|sympy)\.(?=[a-z])', ''),
+    ('**', r'(?<=[\w)])\*\*(?=[\w(-])', '^'),
+    ('a', r'(?<![\\A-Za-z])a(?=(?:sin|cos|tan)\()', 'arc'),
+    ('', rf'(?<![\\A-Za-z{{])({_FUNCTIONS})(?![A-Za-z}}])', r'\\\1 '),
+    ('.', r'(\d)\.(?=/|$)', r'\1'),
+    ('x', r'(?<=[0-9])\s*x\s*(?=[0-9])', r'\\times '),
+    ('X', r'(?<=[0-9])\s*X\s*(?=[0-9])', r'\\times '),
+    ('', rf'(?<=[0-9])(?:\s*\^\s*)?(?:\{{\s*\\text\{{\s*{_TH}\s*\}}\s*\}}|\\text\{{\s*{_TH}\s*\}}|\{{\s*{_TH}\s*\}}|{_TH}\b)', ''),
+    ('', r'^\s*(?:\\text\{)?\s*(?:[Nn]o\.|Nr\.|\\?#)\s*\}?\s*(?=[0-9]+$)', ''),         # No. 7
+    ('to', r'^([0-9]+)\s+to\s+([0-9]+)$', r'\1:\2'),
+    ('_', r'\(([0-9A-F]+)\)(?=_)', r'\1'),
+    ('infinity', r'\b(?:positive )?infinity\b', r'\\infty '),
+    (r'\approx', r'^[\s$]*((?:[a-zA-Z](?:_\w)?)?)\s*\\approx\>', lambda m: m[1] and f'{m[1]} ='),
+    (r'\approx', r'(?<=.)\s*\\approx\>.*$', ''),
+    (r'\dot', r'\\dot\s*\{?([0-9])\}?([0-9]*)\\dot\s*\{?([0-9])\}?', r'\\overline{\1\2\3}'),
+    ('\\', r'\\(?:overline|dot)\s*\{?([0-9]+)\}?', r'\\overline{\1}'),
+    ('.', r'(\.[0-9]*)\(([0-9]+)\)', r'\1\\overline{\2}'),
+    (r'\ldots', r'(\.[0-9]*?)([0-9])\2{2,}\s*\\ldots\>', r'\1\\overline{\2}'),
+    (r'\ldots', r'(\.[0-9]*?)([0-9]{2,9}?)\2+\s*\\ldots\>', r'\1\\overline{\2}'))
+_SPELLINGS = [(where, re.compile(pattern.replace(r'\>', '(?![a-zA-Z])')), to) for where, pattern, to in _ROWS]   # \> ends a command
 
 # %% ../nbs/02_grade.ipynb #one-spelling
 _REPEATING = re.compile(r'(?<![0-9.])([0-9]{0,30})\.([0-9]{0,30})\\overline\{([0-9]{1,30})\}')
-_NUMERALS = {word: str(n) for n, word in enumerate('two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen'.split(), 2)}
+_NUMERALS = dict(zip('two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen'.split(), range(2, 17)))
 _BASE = re.compile(r'(?<=[0-9A-F])_\s*\{?\s*(?:\\text\{)?\s*([a-z]{3,8})\s*\}{0,2}')
-_SAYINGS = {said: to for to, many in {r'\{\}': 'no solution, no solutions, no solution exists, there is no solution, there are no solutions, empty set, the empty set', 'undefined': 'not defined, is undefined',
-                                      'does not exist': "dne, doesn't exist, d.n.e", '12:00 pm': 'noon, 12 noon, midday', '12:00 am': 'midnight'}.items() for said in many.split(', ')}
-_CODE = re.compile(rf'(?<![A-Za-z\\])(?:\\text\{{\s*)?(USD|EUR|GBP|JPY|CNY|RMB|INR|AUD|CAD|CHF|Rs)\.?\s*\}}?\s*({_DIGITS})')
+_SAYINGS = {said: to for to, many in {
+    r'\{\}': 'no solution, no solutions, no solution exists, there is no solution, there are no solutions, empty set, the empty set',
+    'undefined': 'not defined, is undefined', 'does not exist': "dne, doesn't exist, d.n.e",
+    '12:00 pm': 'noon, 12 noon, midday', '12:00 am': 'midnight'}.items() for said in many.split(', ')}
+_CODES = 'USD|EUR|GBP|JPY|CNY|RMB|INR|AUD|CAD|CHF|Rs'
+_CODE = re.compile(rf'(?<![A-Za-z\\])(?:\\text\{{\s*)?({_CODES})\.?\s*\}}?\s*({_DIGITS})')
 _WRAPPED = re.compile(rf'\{{({_NESTED})\}}')
 
 def _as_fraction(m:re.Match) -> str:
@@ -356,7 +414,8 @@ def _as_fraction(m:re.Match) -> str:
 
 def _money_marks(text:str) -> str:
     "A lone dollar sign is money; a currency's code stands behind"
-    if text.count('$') % 2: text = re.sub(r'(?<=[0-9])\$$', '¤', re.sub(r'^\s*([-+]?\s*[A-Z]{0,2})\$(?=\s*[-+]?[0-9.,]+)', r'\1¤', text))
+    if text.count('$') % 2:
+        text = re.sub(r'^\s*([-+]?\s*[A-Z]{0,2})\$(?=\s*[-+]?[0-9.,]+)|(?<=[0-9])\$$', r'\1¤', text)
     return _CODE.sub(r'\2 \\text{\1}', re.sub(r'\\text\{\s*([A-Z]{0,2}[¤€£¥₹₩])\s*\}', r'\1', text.replace('$', ' ')))
 
 @lru_cache(4096)
@@ -369,10 +428,11 @@ def one_spelling(
     text = _COMMAND_AT.sub(_one_name, text)
     for where, pattern, to in _SPELLINGS:
         if where in text: text = pattern.sub(to, text)
-    text = _BASE.sub(lambda m: f'_{{{_NUMERALS[m[1]]}}}' if m[1] in _NUMERALS else m[0], _REPEATING.sub(_as_fraction, _money_marks(text)))
+    text = _BASE.sub(lambda m: f'_{{{_NUMERALS.get(m[1], m[1])}}}', _REPEATING.sub(_as_fraction, _money_marks(text)))
     text = ' '.join(re.sub(r'\\sqrt\s*\(([^()]*)\)', r'\\sqrt{\1}', text).split()).rstrip(' .,;:\\').lstrip(' ,;:')
-    if text.endswith(r'\ldots') and not re.search('[.,]', text): text = text.removesuffix(r'\ldots')             # a sentence that trails off
-    while wrapped := _WRAPPED.fullmatch(text): text = wrapped[1].strip() if ',' not in wrapped[1] else rf'\{{{wrapped[1]}\}}'   # {1, 2} is meant for a set
+    if not re.search('[.,]', text): text = text.removesuffix(r'\ldots')            # a sentence that trails off
+    while m := _WRAPPED.fullmatch(text):                                            # {1, 2} is meant for a set
+        text = rf'\{{{m[1]}\}}' if ',' in m[1] else m[1].strip()
     text = re.sub(r'^\\text\{([^{}]*)\}$', r'\1', text).strip()
     return _SAYINGS.get(text.casefold(), text)
 
@@ -404,8 +464,10 @@ def _key(text:str) -> str:
 
 # %% ../nbs/02_grade.ipynb #readers
 _THOUSANDS = re.compile(r'(?<![0-9,.])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])')
-_VARIABLE = r"""(?:\\angle\s*|\\text\{[^{}]*\}|\\(?!frac|sqrt|pi\b|infty|left|begin)[a-zA-Z]+|[A-Za-z]+)(?:\s*_\s*(?:\{[^{}]*\}|\w)|'|\s*\([A-Za-z0-9_, ]*\)|\s*[A-Za-z])*"""
-_NAME = re.compile(rf'{_VARIABLE}|\(\s*[A-Za-z](?:_\w)?(?:\s*,\s*[A-Za-z](?:_\w)?)*\s*\)|{_VARIABLE}(?:\s*:\s*{_VARIABLE})+|\|\s*[A-Z]{{2}}\s*\||\\frac\{{[A-Z]{{2}}\}}\{{[A-Z]{{2}}\}}')
+_VARIABLE = (r"(?:\\angle\s*|\\text\{[^{}]*\}|\\(?!frac|sqrt|pi\b|infty|left|begin)[a-zA-Z]+|[A-Za-z]+)"
+             r"(?:\s*_\s*(?:\{[^{}]*\}|\w)|'|\s*\([A-Za-z0-9_, ]*\)|\s*[A-Za-z])*")
+_NAME = re.compile(rf'{_VARIABLE}|\(\s*[A-Za-z](?:_\w)?(?:\s*,\s*[A-Za-z](?:_\w)?)*\s*\)'
+                   rf'|{_VARIABLE}(?:\s*:\s*{_VARIABLE})+|\|\s*[A-Z]{{2}}\s*\||\\frac\{{[A-Z]{{2}}\}}\{{[A-Z]{{2}}\}}')   # A:B, |AB|
 _MATRIX = re.compile(r'(?P<by>-?(?:[0-9.]+|\\frac\{-?[0-9]+\}\{[0-9]+\})|)\s*(?:\\cdot|\\times)?\s*'
                      r'\\begin\{(?P<form>[pbB]?(?:small)?matrix|array)\}(?:\{[lcr| ]*\})?(?P<cells>.*)\\end\{(?P=form)\}', re.S)
 
@@ -413,7 +475,8 @@ def _read_matrix(text:str) -> Tree|None:
     m = _MATRIX.fullmatch(text)
     if not m or r'\begin' in m['cells']: return None
     rows = [r.strip() for r in re.split(r'\\\\(?:\[[^\]]*\])?', m['cells']) if r.strip()]
-    return Tree('matrix', text, tuple(Tree('row', r, tuple(read_answer(_times(m['by'], c)) for c in r.split('&'))) for r in rows))
+    def cells(row): return tuple(read_answer(_times(m['by'], c)) for c in row.split('&'))
+    return Tree('matrix', text, tuple(Tree('row', r, cells(r)) for r in rows))
 
 def _times(factor:str, cell:str) -> str:
     "A cell of a matrix that has a number before it"
@@ -422,16 +485,19 @@ def _times(factor:str, cell:str) -> str:
 
 def _as_point(tree:Tree) -> Tree:
     "x = 3, y = 4 as (3, 4)"
-    names = [t.parts[0].text for t in tree.parts if t.kind == '=' and re.fullmatch('[a-z]', t.parts[0].text)] if tree.kind == 'list' else []
-    return Tree('()', tree.text, tuple(t.parts[-1] for t in tree.parts)) if len(names) == len(tree.parts) > 1 and names == sorted(set(names)) else tree
+    if tree.kind != 'list' or {t.kind for t in tree.parts} != {'='}: return tree
+    names = [t.parts[0].text for t in tree.parts]
+    if names != sorted(set(names)) or not re.fullmatch('[a-z]+', ''.join(names)): return tree
+    return Tree('()', tree.text, tuple(t.parts[-1] for t in tree.parts))
 
 def _read_list(text:str) -> Tree|None:
     if _MARK.search(text) and to_number(_MARK.sub('', text)) is not None: return None     # €1,200
     text = text if re.search(r'[(\[]|\\\{', text) else _THOUSANDS.sub(lambda m: m[0].replace(',', ''), text)
     parts, _ = _split(text, r',\s*(?:(?:and|or)\s+)?|;|\s(?:and|or)\s|(?<=\))(?:and|or)(?=\()')
     if len(parts) == 1 or not all(parts): return None
-    if len(groups := text.split(';')) > 1 and all(re.search('=.*,.*=', g) for g in groups): return Tree('list', text, tuple(_as_point(read_answer(g)) for g in groups))
-    if all(p.startswith('(') for p in parts): parts = list({_key(p): p for p in parts}.values())            # a solution counts once
+    if len(groups := text.split(';')) > 1 and all(re.search('=.*,.*=', g) for g in groups):
+        return Tree('list', text, tuple(_as_point(read_answer(g)) for g in groups))
+    if all(p.startswith('(') for p in parts): parts = list({_key(p): p for p in parts}.values())   # a solution counts once
     return Tree('list', text, _flat(parts))
 
 def _flat(parts:list[str]) -> tuple:
@@ -450,16 +516,19 @@ def _read_either(text:str) -> Tree|None:
 # %% ../nbs/02_grade.ipynb #read-quantity
 _AMOUNT = r'([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\.?'
 _AMOUNTS = re.compile(rf'{_AMOUNT}(?:(?:\s*,)?(?:\s*\band\b)?\s*{_AMOUNT}){{1,3}}')
+_FEET = re.compile(r"""([0-9]+)\s*(?:'|\^\s*\{?\s*\\prime\s*\}?)\s*([0-9.]+)\s*(?:"|''|\^\s*\{\s*\\prime\s*\\prime\s*\})""")
 
 def _read_quantity(text:str) -> Tree|None:
     "5 hours and 30 minutes, or 5'2\", as one number of the smaller unit"
-    plain = ' '.join(re.sub(r'\\text\{([^{}]*)\}', r' \1 ', text).split()) if text[:1].isdigit() else ''
-    plain = re.sub(r"""^([0-9]+)\s*(?:'|\^\s*\{?\s*\\prime\s*\}?)\s*([0-9.]+)\s*(?:"|''|\^\s*\{\s*\\prime\s*\\prime\s*\})$""", r'\1 ft \2 in', plain)
-    if not _AMOUNTS.fullmatch(plain): return None
-    amounts = [(Fraction(n), dict((frozenset(what.items()), size) for what, size in _unit(name))) for n, name in re.findall(_AMOUNT, plain)]
-    for what, last in amounts[-1][1].items():
-        sizes = [sizes.get(what, 0) for _, sizes in amounts]
-        if all(a > b > 0 for a, b in zip(sizes, sizes[1:])): return Tree('leaf', f'{sum(n*size for (n, _), size in zip(amounts, sizes))/last} \\text{{{re.findall(_AMOUNT, plain)[-1][1]}}}')
+    if not text[:1].isdigit(): return None
+    plain = ' '.join(re.sub(r'\\text\{([^{}]*)\}', r' \1 ', text).split())
+    if m := _FEET.fullmatch(plain): plain = f'{m[1]} ft {m[2]} in'
+    amounts = re.findall(_AMOUNT, plain) if _AMOUNTS.fullmatch(plain) else []
+    for what, last in _unit(amounts[-1][1]) if amounts else ():
+        sizes = [next((size for other, size in _unit(name) if other == what), 0) for _, name in amounts]
+        if all(a > b > 0 for a, b in pairwise(sizes)):
+            total = sum(Fraction(n)*size for (n, _), size in zip(amounts, sizes))/last
+            return Tree('leaf', rf'{total} \text{{{amounts[-1][1]}}}')
     return None
 
 # %% ../nbs/02_grade.ipynb #readers-brackets
@@ -498,47 +567,59 @@ def _two_sided(name:str, op:str, value:str) -> str|None:
 _FLIP = {'<': '>', '>': '<', r'\le': r'\ge', r'\ge': r'\le'}
 
 def _negative(side:str) -> str:
-    return side[1:].strip() if re.fullmatch(r'-[\w.\s]+', side) else f'-{side}' if re.fullmatch(r'[\w.]+', side) else f'-({side})'
+    if re.fullmatch(r'-[\w.\s]+', side): return side[1:].strip()
+    return f'-{side}' if re.fullmatch(r'[\w.]+', side) else f'-({side})'
 
 def _read_inequality(text:str, sides:list, ops:list) -> Tree|None:
     if not set(ops) <= set(_FLIP): return None
-    if any(s.startswith('-') and _NAME.fullmatch(s[1:].strip()) for s in sides): sides, ops = list(map(_negative, sides)), [_FLIP[o] for o in ops]     # -x > -1
+    if any(s.startswith('-') and _NAME.fullmatch(s[1:].strip()) for s in sides):                   # -x > -1
+        sides, ops = list(map(_negative, sides)), [_FLIP[o] for o in ops]
     if ops[0] in ('>', r'\ge'): sides, ops = sides[::-1], [_FLIP[o] for o in ops[::-1]]
-    if len(ops) == 2 and ops[1] in ('<', r'\le') and _NAME.fullmatch(sides[1]): low, high, name, left, right = sides[0], sides[2], sides[1], *ops
-    elif len(ops) == 1 and _NAME.fullmatch(sides[0]): low, high, name, left, right = r'-\infty', sides[1], sides[0], '<', ops[0]
-    elif len(ops) == 1 and _NAME.fullmatch(sides[1]): low, high, name, left, right = sides[0], r'\infty', sides[1], ops[0], '<'
-    else: return None
-    return Tree(('(' if left == '<' else '[') + (')' if right == '<' else ']'), text, (read_answer(low), read_answer(high)), _key(name))
+    if len(ops) == 1 and _NAME.fullmatch(sides[0]): sides, ops = [r'-\infty', *sides], ['<', *ops]
+    elif len(ops) == 1 and _NAME.fullmatch(sides[1]): sides, ops = [*sides, r'\infty'], [*ops, '<']
+    if len(ops) != 2 or ops[1] not in ('<', r'\le') or not _NAME.fullmatch(sides[1]): return None
+    low, name, high = sides
+    kind = ('(' if ops[0] == '<' else '[') + (')' if ops[1] == '<' else ']')
+    return Tree(kind, text, (read_answer(low), read_answer(high)), _key(name))
 
 # %% ../nbs/02_grade.ipynb #readers-sets
 _REALS = r'\(-\\infty,\s*\\infty\)'
-_SUCH = re.compile(rf'(?P<name>{_VARIABLE})(?:\s*\\in\s*{_REALS})?\s*(?:\||:|\\mid(?![a-zA-Z]))\s*(?P<said>.+?)(?:,\s*(?P=name)\s*\\in\s*{_REALS})?')
+_SUCH = re.compile(rf"""(?P<name>{_VARIABLE})(?:\s*\\in\s*{_REALS})?\s*(?:\||:|\\mid(?![a-zA-Z]))\s*
+    (?P<said>.+?)(?:,\s*(?P=name)\s*\\in\s*{_REALS})?""", re.X)
 _WITHOUT = re.compile(rf'{_REALS}\s*\\setminus\s*\\\{{(?P<points>[^{{}}]+)\\\}}')
 
+def _all_but(points:list[str]) -> Tree:
+    "All numbers but some, as intervals"
+    if None not in (values := [to_number(p) for p in points]): points = map(str, sorted(values))
+    return read_answer(r' \cup '.join(f'({a}, {b})' for a, b in pairwise([r'-\infty', *points, r'\infty'])))
+
 def _read_set(text:str) -> Tree|None:
-    "A set by what is said of its members, such as \\{x : x > 3\\}, and all numbers but some"
-    if m := _WITHOUT.fullmatch(text): return read_answer(r' \cup '.join(f'({a}, {b})' for a, b in pairwise([r'-\infty', *map(str, _in_order(m['points'])), r'\infty'])))
+    "A set by what is said of its members, such as \\{x : x > 3\\}; all numbers but some"
+    if m := _WITHOUT.fullmatch(text): return _all_but(m['points'].split(','))
     m = _SUCH.fullmatch(text[2:-2].strip()) if text.startswith(r'\{') and text.endswith(r'\}') else None
     said = read_answer(m['said']) if m else None
-    return said if said and {t.name for t in (said.parts if said.kind in ('list', 'union') and not said.name else [said])} - {''} == {_key(m['name'])} else None
+    if not said: return None
+    of = {t.name for t in (said.parts if said.kind in ('list', 'union') and not said.name else [said])}
+    return said if of - {''} == {_key(m['name'])} else None
 
-def _in_order(points:str) -> list:
-    values = [to_number(p) for p in points.split(',')]
-    return points.split(',') if None in values else sorted(values)
+# %% ../nbs/02_grade.ipynb #readers-both
+_OTHER_THAN = re.compile(rf'({_VARIABLE})\s*\\ne\s*(.+)')
 
 def _read_both(text:str) -> Tree|None:
     "x > 3 and x < 5 as one interval, and x \\ne 1, x \\ne 2 as all other numbers"
     parts = _split(text, r',\s*(?:and\s+)?|\s+and\s+')[0]
     if len(parts) < 2 or not all(re.search(r'[<>]|\\(?:le|ge|ne)(?![a-zA-Z])', p) for p in parts): return None
-    but = [re.fullmatch(rf'({_VARIABLE})\s*\\ne\s*(.+)', p) for p in parts]
-    if all(but): return _read_set(rf'(-\infty,\infty) \setminus \{{{",".join(m[2] for m in but)}\}}') if len({m[1].strip() for m in but}) == 1 else None
-    low, high = (sorted(map(read_answer, parts), key=lambda t: t.parts[:1] == (Tree('leaf', r'-\infty'),))) if len(parts) == 2 else (None, None)
-    if not low or not low.name or low.name != high.name or len(low.parts) != 2 or len(high.parts) != 2 or low.parts[1].text != r'\infty' or high.parts[0].text != r'-\infty': return None
-    a, b = to_number(low.parts[0].text), to_number(high.parts[1].text)
-    return None if None in (a, b) or a >= b else Tree(low.kind[0] + high.kind[1], text, (low.parts[0], high.parts[1]), low.name)
+    but = [_OTHER_THAN.fullmatch(p) for p in parts]
+    if all(but): return _all_but([m[2] for m in but]) if len({m[1].strip() for m in but}) == 1 else None
+    ends = sorted(map(read_answer, parts), key=lambda t: t.parts[:1] == (Tree('leaf', r'-\infty'),))
+    if len(ends) != 2 or not ends[0].name or ends[0].name != ends[1].name: return None
+    (a, rest), (before, b) = (t.parts if len(t.parts) == 2 else (t, t) for t in ends)
+    if (before.text, rest.text) != (r'-\infty', r'\infty') or None in (low := to_number(a.text), high := to_number(b.text)): return None
+    return Tree(ends[0].kind[0] + ends[1].kind[1], text, (a, b), ends[0].name) if low < high else None
 
 # %% ../nbs/02_grade.ipynb #read-answer
-_READERS = _read_matrix, _read_quantity, _read_set, _read_both, _read_list, _read_union, _read_relation, _read_either, _read_brackets
+_READERS = (_read_matrix, _read_quantity, _read_set, _read_both, _read_list, _read_union, _read_relation, _read_either,
+            _read_brackets)
 
 def read_answer(
     text:str # in one spelling
@@ -550,35 +631,46 @@ def read_answer(
 # %% ../nbs/02_grade.ipynb #units
 _IN_TEXT = r'\\text\{([^{}]*)\}'
 _PART = r'(?:\\text\{[^{}]*\}|(?<![\\A-Za-z])[A-Za-z]+\.?|\\(?:mu|Omega)(?![a-zA-Z]))'
-_UNIT = re.compile(rf'(?P<value>.*?(?:[0-9)}}\]!.]|\\pi))(?!\)|\s*\^\s*\{{?-?[0-9]|\s*\\(?:cdot|times))(?P<unit>(?:{_PART}|\\frac\{{\s*{_PART}\s*\}}\{{\s*{_PART}(?:\^\{{?[0-9]\}}?)?\s*\}}|\\(?:cdot|times)(?![a-zA-Z])|'
-                   r'\^\s*\\circ|\^\s*\{?-?[0-9]\}?|(?<=[a-z])[23]|[/\s()])+)')
-_PREPARED = [(re.compile(pattern), to) for pattern, to in ((r'\\mu\s*(?:\\text\{\s*)?', 'μ'), (r'\\Omega', 'Ω'), (_IN_TEXT, r' \1'), (r'\\frac\{([^{}]*)\}\{((?:[^{}]|\{[^{}]*\})*)\}', r'\1/\2'),
-             (r'\\(?:cdot|times)|[}()]', ' '), (r'\^\s*\\circ\s*([CF]\b|[cC](?=elsius|entigrade)|[fF](?=ahrenheit))(?:elsius|entigrade|ahrenheit)?', lambda m: f' deg{m[1].upper()}'), (r'\^\s*\\circ', ' degree '))]
-_BEHIND = re.compile(r'(?:^|\s)(?:in total|in all|altogether|total|each|apiece|ago|left|remaining|tall|long|wide|high|deep|old|away)$')
+_UNIT = re.compile(rf"""(?P<value>.*?(?:[0-9)}}\]!.]|\\pi)) (?!\)|\s*\^\s*\{{?-?[0-9]|\s*\\(?:cdot|times))
+    (?P<unit>(?:{_PART} | \\frac\{{\s*{_PART}\s*\}}\{{\s*{_PART}(?:\^\{{?[0-9]\}}?)?\s*\}} | \\(?:cdot|times)(?![a-zA-Z])
+    | \^\s*\\circ | \^\s*\{{?-?[0-9]\}}? | (?<=[a-z])[23] | [/\s()])+)""", re.X)
+_PREPARED = [(re.compile(pattern), to) for pattern, to in (
+    (r'\\mu\s*(?:\\text\{\s*)?', 'μ'), (r'\\Omega', 'Ω'), (_IN_TEXT, r' \1'),
+    (r'\\frac\{([^{}]*)\}\{((?:[^{}]|\{[^{}]*\})*)\}', r'\1/\2'), (r'\\(?:cdot|times)|[}()]', ' '),
+    (r'\^\s*\\circ\s*(?:([CF])\b|([cC])(?:elsius|entigrade)|([fF])ahrenheit)', lambda m: f' deg{m[m.lastindex].upper()}'),
+    (r'\^\s*\\circ', ' degree '))]
+_BEHIND = 'in total|in all|altogether|total|each|apiece|ago|left|remaining|tall|long|wide|high|deep|old|away'
+_LETTER = r'(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])'
+
+def _unit_words(unit:str) -> str:
+    for pattern, to in _PREPARED: unit = pattern.sub(to, unit)
+    return ' '.join(unit.split())
 
 def _may_be_unit(m:re.Match, known:bool) -> bool:
-    "Letters behind a number: a unit, or factors of a formula?"
-    bare = re.findall(r'(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])', re.sub(_IN_TEXT, '', m['unit']))
-    if not known: return r'\text' in m['unit'] or bool(re.search(r'[\s(][A-Za-z]{3,}', m['unit']))                             # 2xy
-    return not bare or m['unit'][0] in ' ^' and (len(bare) == 1 or bool(re.search(r'/|\^\s*\{?-|\\cdot', m['unit']))) and not re.search(r'(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])', m['value'])
+    "Letters behind a number: a unit, or factors of a formula, such as 2xy?"
+    if not known: return r'\text' in m['unit'] or bool(re.search(r'[\s(][A-Za-z]{3,}', m['unit']))
+    letters = len(re.findall(_LETTER, re.sub(_IN_TEXT, '', m['unit'])))
+    together = letters == 1 or re.search(r'/|\^\s*\{?-|\\cdot', m['unit'])
+    return not letters or bool(m['unit'][0] in ' ^' and together and not re.search(_LETTER, m['value']))
 
 def split_unit(
     text:str # a leaf, in one spelling
 ) -> tuple[str, list|None]: # its value; what its unit may measure, in powers, and how large it is (None: no unit)
     "Separate a value from the unit behind it"
-    if mark := _MARK.search(text): text = f'{text[:mark.start()]} {text[mark.end():]}'.strip()
-    money = mark[0] if mark else ''
+    money = mark[0] if (mark := _MARK.search(text)) else ''
+    if mark: text = f'{text[:mark.start()]} {text[mark.end():]}'.strip()
+    plain = text, _measure(money)[0] if money else None
     m = _UNIT.fullmatch(text) if len(text) <= 200 else None
-    words = m['unit'] if m else ''
-    for pattern, to in _PREPARED: words = pattern.sub(to, words)
-    words = ' '.join(words.split())
-    if not re.search('[a-zA-ZμΩ]', words) or set(re.findall('[a-z]+', words.lower())) & _NOT_UNITS: return text, _measure(money)[0] if money else None
-    words = _BEHIND.sub('', words)
+    words = _unit_words(m['unit']) if m else ''
+    if not re.search('[a-zA-ZμΩ]', words) or set(re.findall('[a-z]+', words.lower())) & _NOT_UNITS: return plain
+    words = re.sub(rf'(?:^|\s)(?:{_BEHIND})$', '', words)
     count, _, rest = words.partition(' ')
-    if count.lower() in _COUNTS and to_number(m['value']) is not None: return split_unit(f'{to_number(m["value"])*_COUNTS[count.lower()]} {money} {rest}'.strip())
+    if count.lower() in _COUNTS and to_number(m['value']) is not None:
+        return split_unit(f'{to_number(m["value"])*_COUNTS[count.lower()]} {money} {rest}'.strip())
     unit, known = _measure(f'{money} {words}')
-    if not _may_be_unit(m, known): return text, None
-    return m['value'].strip(), None if not money + words or re.fullmatch(r'(?:square |sq\.? |cubic )?units?(?:\^[0-9])?', words) else unit
+    if not _may_be_unit(m, known): return plain
+    nothing = not money and re.fullmatch(r'(?:(?:(?:square|sq|cubic)\.? )?units?(?:\s*\^\s*[0-9])?)?', words)
+    return m['value'].strip(), None if nothing else unit
 
 # %% ../nbs/02_grade.ipynb #same
 def _all(found) -> bool|None:
@@ -640,13 +732,18 @@ def _same_equation(a:Tree, b:Tree, leaf) -> bool|None:
     return _all(_same(side, other, leaf) for side in equation.parts)   # 2 + 3 = 5
 
 # %% ../nbs/02_grade.ipynb #same-unit
-def _scales(unit:list|None, other:list|None) -> set:
-    "How large one unit may be in the other; none if they measure different things. A unit left out is forgiven, and so is `per day` behind money"
-    if not unit or not other: return {Fraction(1)}
-    def same(a, b): return a == b or min(len(a), len(b)) == 1 and bool(money := set(a.items()) & set(b.items())) and {base for base, _ in money} <= _CURRENCIES
-    return {size/other_size for a, size in unit for b, other_size in other if same(a, b)}
+def _same_measure(a:dict, b:dict) -> bool:
+    "Do two units measure the same? `per day` behind money may be left out"
+    money = {base for base, _ in set(a.items()) & set(b.items())}
+    return a == b or min(len(a), len(b)) == 1 and bool(money) and money <= _CURRENCIES
 
-_CLOCK = re.compile(r"(?P<hour>[0-9]{1,2})(?::(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2}))?)?\s*(?:h|hrs|hours|o'?clock)?\s*(?P<half>[ap]\.?\s?m\.?)?", re.I)
+def _scales(unit:list|None, other:list|None) -> set:
+    "How large one unit may be in the other; none if they measure different things. A unit left out is forgiven"
+    if not unit or not other: return {Fraction(1)}
+    return {size/other_size for a, size in unit for b, other_size in other if _same_measure(a, b)}
+
+_CLOCK = re.compile(r"""(?P<hour>[0-9]{1,2})(?::(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2}))?)?\s*
+    (?:h|hrs|hours|o'?clock)?\s*(?P<half>[ap]\.?\s?m\.?)?""", re.I | re.X)
 
 def _clock(text:str) -> tuple|None:
     "A time of day: seconds since midnight, and which half of the day it is said to be"
@@ -656,9 +753,10 @@ def _clock(text:str) -> tuple|None:
     return 3600*hour + 60*int(m['minute'] or 0) + int(m['second'] or 0), m['half']
 
 def _same_time(a:tuple, b:tuple) -> bool:
+    "4:30 may be 4:30 p.m., and 14:30 is 2:30 p.m."
     if bool(a[1]) == bool(b[1]): return a[0] == b[0]
     said, open_ = (a, b) if a[1] else (b, a)
-    return said[0] == open_[0] or open_[0] < 13*3600 and (said[0] - open_[0])%43200 == 0         # 4:30 may be 4:30 p.m., 14:30 is 2:30 p.m.
+    return said[0] == open_[0] or open_[0] < 13*3600 and (said[0] - open_[0])%43200 == 0
 
 # %% ../nbs/02_grade.ipynb #same-leaf
 _WORD = re.compile(r'(?:^|\s)(?:[A-Za-z]{3,}|of|to|in|at|is|by|no|if)(?=[\s,.]|$)')
@@ -667,17 +765,19 @@ _NOUN = re.compile(r'(?<=.)\s(?:functions?|numbers?|triangles?|integers?)$')
 
 def _same_words(a:str, b:str) -> bool:
     a, b = (re.sub(r'^(?:the|an?)\s', '', _key(t).casefold()) for t in (a, b))
-    if bool(_NOUN.search(a)) != bool(_NOUN.search(b)): a, b = _NOUN.sub('', a), _NOUN.sub('', b)           # odd, and an odd function
+    if bool(_NOUN.search(a)) != bool(_NOUN.search(b)): a, b = _NOUN.sub('', a), _NOUN.sub('', b)   # an odd function
     return a == b or a in ('true', 'false') and _TRUTH.get(b) is _TRUTH[a]
 
 def _no_formula(text:str) -> bool:
     "Is it compared as it is written: words, a base, a time or a ratio, numbers side by side?"
-    return bool(_WORD.search(text) or re.search(r'(?:^|[^\w}])[0-9][0-9A-F]*\s*_|:|(?<![_^0-9.])[0-9.]+\s+[0-9.]|\?', text)) or not re.search(r'[0-9A-Za-z]', text)
+    written = r'(?:^|[^\w}])[0-9][0-9A-F]*\s*_|:|(?<![_^0-9.])[0-9.]+\s+[0-9.]|\?'
+    return bool(_WORD.search(text) or re.search(written, text)) or not re.search('[0-9A-Za-z]', text)
 
 def _apart(answer:str, reference:str) -> str:
     "5m as 5 m, and 1.5k as 1500, where a number is asked for: elsewhere m may be a factor"
     if to_number(split_unit(reference)[0]) is None: return answer
-    if many := re.fullmatch(r'([-+]?[0-9.,]+)([kKM])', answer if to_number(reference) is not None else ''): return f'{many[1]} {"million" if many[2] == "M" else "thousand"}'
+    many = re.fullmatch(r'([-+]?[0-9.,]+)([kKM])', answer)
+    if many and to_number(reference) is not None: return f'{many[1]} {"million" if many[2] == "M" else "thousand"}'
     return re.sub(r'(?<=[0-9])(?=[A-Za-z](?:$|/|\^))', ' ', answer)
 
 def _same_leaf(a:Tree, b:Tree, value=None) -> bool|None:
@@ -705,13 +805,14 @@ def _to_sympy(text:str):
     "A formula as an exact expression; None if it cannot be read as one"
     import sympy
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
-    exact = _DECIMAL.sub(lambda m: rf'\frac{{{int(m[1] + m[2])}}}{{{10**len(m[2])}}}', text)       # as it was written, where a float would round
-    try: read = latex2sympy(exact, is_real=True, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
+    exact = _DECIMAL.sub(lambda m: rf'\frac{{{int(m[1] + m[2])}}}{{{10**len(m[2])}}}', text)   # a float would round
+    as_is = dict(is_real=True, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
+    try: read = latex2sympy(exact, **as_is)
     except (MemoryError, RecursionError): raise
-    except Exception: return None      # it raises bare Exceptions, and whatever its parts raise, at what is not mathematics
+    except Exception: return None   # it raises bare Exceptions, and whatever its parts raise, at what is not mathematics
     if not isinstance(read, (sympy.Expr, sympy.MatrixBase)): return None
     read = read.subs({s: sympy.I for s in read.free_symbols if s.name == 'i'}).doit()
-    unknown = read.atoms(sympy.core.function.AppliedUndef, sympy.Derivative)        # I(0), dM/dt: quantities like any other
+    unknown = read.atoms(sympy.core.function.AppliedUndef, sympy.Derivative)   # I(0), dM/dt: quantities like any other
     return read.subs({e: sympy.Symbol(str(e), real=True) for e in unknown})
 
 def _points(names:list, whole:bool) -> list[dict]:
@@ -850,8 +951,8 @@ def auto(
 ) -> Grade|None:    # None: cannot be decided quickly
     "Grade as strictly; by the last number where a number is the gold and the text boxes and states nothing"
     found = strict(reference, completion, slow)
-    silent = found == Grade('no_answer') and to_number(reference) is not None and not re.search(r'\\(?:boxed|fbox)\b', completion)
-    return flexible(reference, completion) if silent else found
+    silent = found == Grade('no_answer') and not re.search(r'\\(?:boxed|fbox)\b', completion)
+    return flexible(reference, completion) if silent and to_number(reference) is not None else found
 
 # %% ../nbs/02_grade.ipynb #lenient
 def _loosely(m:Fraction, n:Fraction) -> bool:
