@@ -60,7 +60,8 @@ def _joined(gap:str) -> bool:
     "Does the text between two boxes join them: a comma, `and`, `or`, a wide space, (b), or nothing at all?"
     if len(gap) > 80: return False
     words = re.findall(r'\w+|[^\w\s]', _FILLER.sub(' ', gap))
-    return set(words) <= {',', ';', '&', 'and', 'or'} and bool(words or '\n' not in gap or re.search(r'quad|\(\w\)', gap))
+    beside = words or '\n' not in gap or re.search(r'quad|\(\w\)', gap)
+    return bool(beside) and set(words) <= {',', ';', '&', 'and', 'or'}
 
 def boxed_answer(
     text:str # a completion
@@ -74,7 +75,8 @@ def boxed_answer(
     return ', '.join(dict.fromkeys(parts)) if all(parts) and parts else None
 
 # %% ../nbs/02_grade.ipynb #last-number
-_GROUPED = r'[0-9]{1,3}(?:,[0-9]{3}){1,20}(?![0-9])|[0-9]{1,2}(?:,[0-9]{2}){1,20},[0-9]{3}(?![0-9,])'   # 1,234,567; 12,34,567
+_GROUPED = (r'[0-9]{1,3}(?:,[0-9]{3}){1,20}(?![0-9])'                              # 1,234,567
+            r'|[0-9]{1,2}(?:,[0-9]{2}){1,20},[0-9]{3}(?![0-9,])')                  # 12,34,567, as in India
 _SPACED = r'[1-9][0-9]{0,2}(?:[ \u00a0\u2009\u202f][0-9]{3}){1,20}(?![0-9])'
 _DIGITS = rf'(?:{_GROUPED}|{_SPACED}|[0-9]+)(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+'      # no decimal point: `is...18`, `No.5`
 _FRAC = r'\\[dt]?frac\s*(?:\{[0-9]+\}|[0-9])\s*(?:\{[0-9]+\}|[0-9])'   # LaTeX reads `\frac12` as one half
@@ -96,7 +98,7 @@ _LONGEST = 5000   # characters: more than any answer has
 _ASKED = r'(?:answers?|antwort|respuesta|réponse|risposta|resposta|ответ|答案)'
 _CUE = re.compile(rf"""
     (?P<tag><answer>)
-    | ^[ \t\#*_]*(?:the\s+|my\s+)?(?:final\s+|correct\s+)?{_ASKED}[ \t\#*_]*\n                           # a heading
+    | ^[ \t\#*_]*(?:the\s+|my\s+)?(?:final\s+|correct\s+)?{_ASKED}[ \t\#*_]*\n   # a heading
     | (?P<mark>(?<!\#)\#{{4,5}}(?!\#))
     | (?<!\S)(?P<before>\$[^$\n]{{1,200}}\$|\\\([^\n]{{1,200}}?\\\)|[^\s$]{{1,40}})
       \s+(?:is|are)\s+(?:the|our|my)\s+(?:final\s+|correct\s+)?(?:answer|solution)\b
@@ -108,13 +110,13 @@ _HEARSAY = re.compile(r"""(?:\bif|whether|hope|check|verify|unless|sure)\s+(?:th
 _LEADS = re.compile(r"""(?:[\s:*_\#=`"“]|(?:therefore|thus|hence|then|simply|just|indeed|clearly|exactly|obviously|that
     |equal[ ]to|given[ ]by)\b[,:]?(?=\s))+""", re.I | re.X)
 _DISPLAY = re.compile(r'\$\$(.+?)\$\$|\\\[(.+?)\\\]', re.S)
-_END = re.compile(r"""[.。](?:\*\*)?(?:\s+(?=[A-Z<$\\])|\s*$|(?=</)) | \n | </ | <\|                      # the sentence, the line, the turn
-    | ,?\s+(?:because|since|which)\b                                                                     # a reason
+_END = re.compile(r"""[.。](?:\*\*)?(?:\s+(?=[A-Z<$\\])|\s*$|(?=</)) | \n | </ | <\|   # the sentence, the line, the turn
+    | ,?\s+(?:because|since|which)\b   # a reason
     | (?:,\s*|\s+\()(?:i\.e\.|e\.g\.|that\ is|so|as|thus|hence|not)[\s,]
     | \s+[—–]\s+(?!(?:or|but|no|wait)\b)
     | \s\((?!(?:or|and|but|not)\b|sin|cos|tan|log|ln|exp)(?=[\w\ ,.]*[a-z]{3})""", re.X)
-_NO_VALUE = re.compile(r"""(?:not|correct|right|wrong|incorrect|clear|helpful|useful|in|as|based|obtained|found|shown|above
-    |below|rounded|expressed|written|reasonable|consistent|complete|valid|unique)\b""", re.I | re.X)
+_NO_VALUE = re.compile(r"""(?:not|correct|right|wrong|incorrect|clear|helpful|useful|in|as|based|obtained|found|shown
+    |above|below|rounded|expressed|written|reasonable|consistent|complete|valid|unique)\b""", re.I | re.X)
 _RETRACTED = re.compile(r'\W*(?:no(?=[,.!])|(?:wait|actually|sorry|oops|hmm|correction|scratch that)\b)', re.I)
 
 def _value_at(text:str, cue:re.Match) -> str|None:
@@ -250,9 +252,10 @@ jpy: ¥ yen jpy 1
 cny: ¥ yuan rmb cny 1
 inr: ₹ rupee inr rs 1, paise 1/100
 krw: ₩ won krw 1"""
-_PREFIXES = dict(k=3, M=6, G=9, c=-2, m=-3, μ=-6, n=-9, p=-12, d=-1, kilo=3, mega=6, giga=9, centi=-2, milli=-3, micro=-6, nano=-9)
-_SCALABLE = """m g s L l J N W V A C F K T B Pa Hz Ω eV mol cal Wh bar bit byte meter metre gram gramme liter litre second
-joule newton watt volt amp ampere ohm pascal hertz mole calorie""".split()
+_PREFIXES = dict(k=3, M=6, G=9, c=-2, m=-3, μ=-6, n=-9, p=-12, d=-1,
+                 kilo=3, mega=6, giga=9, centi=-2, milli=-3, micro=-6, nano=-9)
+_SCALABLE = """m g s L l J N W V A C F K T B Pa Hz Ω eV mol cal Wh bar bit byte meter metre gram gramme liter litre
+second joule newton watt volt amp ampere ohm pascal hertz mole calorie""".split()
 _SCALED = re.compile(rf'({"|".join(_PREFIXES)})({"|".join(_SCALABLE)})')
 
 def _known_units(table:str) -> dict:
@@ -279,10 +282,11 @@ def _unit(name:str) -> list:
 
 # %% ../nbs/02_grade.ipynb #measure
 _MARK = re.compile(r'(?:US|AU|CA|NZ|HK|[ACSR])?[¤€£¥₹₩¢]')          # ¤ is a dollar
-_NOT_UNITS = set("""or and of more less than not if where mod is to at most least plus minus about over under no for with
-times but really""".split())
+_NOT_UNITS = set("""or and of more less than not if where mod is to at most least plus minus about over under no for
+with times but really""".split())
 _COUNTS = dict(hundred=100, thousand=10**3, million=10**6, billion=10**9, trillion=10**12, dozen=12)
-_FACTOR = re.compile(r"""(?P<per>/|\bper\b|\ban?\b(?=\s)) | (?P<before>square|sq|cubic|cu)\b | (?P<after>squared|cubed)\b
+_FACTOR = re.compile(r"""(?P<per>/|\bper\b|\ban?\b(?=\s))
+    | (?P<before>square|sq|cubic|cu)\b | (?P<after>squared|cubed)\b
     | (?P<word>[A-Za-z]*[¤€£¥₹₩¢]|[A-Za-zΩμ]+)\s*(?:\^\s*\{?(?P<power>-?[0-9])\}?|(?P<glued>[23])\b)?""", re.X)
 
 def _factors(words:str) -> list[tuple]:
@@ -310,8 +314,10 @@ def _measure(words:str) -> tuple[list, bool]:
 
 # %% ../nbs/02_grade.ipynb #in-ascii
 _CHARACTERS = {'-': '\u2212\u2010\u2011\u2013', '/': '÷\u2044\u2215', r'\times ': '×', r'\cdot ': '·⋅', r'\pi ': 'π',
-               r'\sqrt ': '√', r'\infty ': '∞', r'\le ': '≤⩽', r'\ge ': '≥⩾', r'\ne ': '≠', r'\approx ': '≈', r'\pm ': '±',
-               r'^\circ ': '°', r'\cup ': '∪', r'\cap ': '∩', r'\in ': '∈', r'\{\}': '∅', r'\setminus ': '∖', ' and ': '∧',
+               r'\sqrt ': '√', r'\infty ': '∞', r'\le ': '≤⩽', r'\ge ': '≥⩾', r'\ne ': '≠', r'\approx ': '≈',
+               r'\pm ': '±',
+               r'^\circ ': '°', r'\cup ': '∪', r'\cap ': '∩', r'\in ': '∈', r'\{\}': '∅', r'\setminus ': '∖',
+               ' and ': '∧',
                ' or ': '∨', r'\mu ': 'μ', r'\Omega ': 'Ω', r'\theta ': 'θ', r'\alpha ': 'α', r'\beta ': 'β',
                "'": '\u2018\u2019\u2032', '"': '\u201c\u201d', ',': '、', '.': '。', '(': '〈⟨', ')': '〉⟩'}
 _UNICODE = str.maketrans({character: to for to, some in _CHARACTERS.items() for character in some})
@@ -327,15 +333,17 @@ def _in_ascii(text:str) -> str:
     return text if text.isascii() else normalize('NFKC', _RAISED.sub(_raised, text)).translate(_UNICODE)
 
 # %% ../nbs/02_grade.ipynb #spelling-table
-_SAME = {'': """! left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm displaystyle textstyle scriptstyle
-                limits nolimits tiny small large Large LARGE huge Huge bfseries itshape underline uline ensuremath smash""",
+_SAME = {'': """! left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm displaystyle textstyle
+                scriptstyle limits nolimits tiny small large Large LARGE huge Huge bfseries itshape underline uline
+                ensuremath smash""",
          ' ': ', ; : ( ) [ ] quad qquad thinspace bf rm it sf tt', '¤': '$', '%': '%', r'\{': 'lbrace', r'\}': 'rbrace',
-         '(': 'langle', ')': 'rangle', r'\{\}': 'emptyset varnothing', r'\frac': 'dfrac tfrac cfrac', r'\ge ': 'geq geqslant',
-         r'\le ': 'leq leqslant', r'\ne ': 'neq', '>': 'gt', '<': 'lt', '|': 'vert lvert rvert', ':': 'colon', '£': 'pounds',
+         '(': 'langle', ')': 'rangle', r'\{\}': 'emptyset varnothing', r'\frac': 'dfrac tfrac cfrac', '£': 'pounds',
+         r'\ge ': 'geq geqslant', r'\le ': 'leq leqslant', r'\ne ': 'neq', '>': 'gt', '<': 'lt', ':': 'colon',
+         '|': 'vert lvert rvert',
          r'^\circ ': 'degree', ' and ': 'land wedge', ' or ': 'lor vee', r'\setminus ': 'smallsetminus backslash',
          r'\ldots ': 'dots dotsc dotsb cdots', r'\overline': 'bar',
-         r'\text': """textbf textit textrm textsf texttt textnormal textsc textup mathrm mathbf mathit mathsf mathtt mathnormal
-                      mbox hbox emph operatorname boldsymbol bm pmb"""}
+         r'\text': """textbf textit textrm textsf texttt textnormal textsc textup mathrm mathbf mathit mathsf mathtt
+                      mathnormal mbox hbox emph operatorname boldsymbol bm pmb"""}
 _COMMANDS = {' ': ' '} | {name: to for to, names in _SAME.items() for name in names.split()}
 _COMMAND_AT = re.compile(r'\\(?:([a-zA-Z]+)|(.))', re.S)
 
@@ -344,12 +352,12 @@ def _one_name(m:re.Match) -> str: return _COMMANDS.get(m[1] or m[2], m[0])
 # %% ../nbs/02_grade.ipynb #spelling-rows
 _FUNCTIONS = 'arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|pi'
 _NESTED = r'(?:[^{}]|\{(?:[^{}]|\{[^{}]*\}){0,99}\}){0,99}?'
-_TH = r'(?:st|nd|rd|th)'
+_TH = r'(?:\\text\{\s*(?:st|nd|rd|th)\s*\}|(?:st|nd|rd|th)\b)'
 _EARLY = [(re.compile(pattern), to) for pattern, to in (
     (r'(?<=[0-9])\s*(?:,\s*\\!|\\!\s*,|\{\s*,\s*\})\s*(?=[0-9]{3})', ''),              # 10,\!080
     (r'\\(?:text)?color(?:box)?\s*\{[^{}]*\}', ''),
     (r'\{\s*\\(?:rm|bf|it|sf|tt)(?![a-zA-Z])([^{}]*)\}', r'\\text{\1}'))]
-_ROWS = (                                               # a text without the first of the three is left as it is
+_ROWS = (                                               # where it stands, what it is (\> ends a command), what it becomes
     ('**', r'\*\*(?=\s|$)|(?<![^\s])\*\*(?=[^\s])', ''),
     ('`', '`', ''),
     ('', r'[~\s]+', ' '),
@@ -380,7 +388,7 @@ _ROWS = (                                               # a text without the fir
     ('.', r'(\d)\.(?=/|$)', r'\1'),
     ('x', r'(?<=[0-9])\s*x\s*(?=[0-9])', r'\\times '),
     ('X', r'(?<=[0-9])\s*X\s*(?=[0-9])', r'\\times '),
-    ('', rf'(?<=[0-9])(?:\s*\^\s*)?(?:\{{\s*\\text\{{\s*{_TH}\s*\}}\s*\}}|\\text\{{\s*{_TH}\s*\}}|\{{\s*{_TH}\s*\}}|{_TH}\b)', ''),
+    ('', rf'(?<=[0-9])(?:\s*\^\s*)?(?:\{{\s*{_TH}\s*\}}|{_TH})', ''),                      # 21st
     ('', r'^\s*(?:\\text\{)?\s*(?:[Nn]o\.|Nr\.|\\?#)\s*\}?\s*(?=[0-9]+$)', ''),         # No. 7
     ('to', r'^([0-9]+)\s+to\s+([0-9]+)$', r'\1:\2'),
     ('_', r'\(([0-9A-F]+)\)(?=_)', r'\1'),
@@ -392,14 +400,15 @@ _ROWS = (                                               # a text without the fir
     ('.', r'(\.[0-9]*)\(([0-9]+)\)', r'\1\\overline{\2}'),
     (r'\ldots', r'(\.[0-9]*?)([0-9])\2{2,}\s*\\ldots\>', r'\1\\overline{\2}'),
     (r'\ldots', r'(\.[0-9]*?)([0-9]{2,9}?)\2+\s*\\ldots\>', r'\1\\overline{\2}'))
-_SPELLINGS = [(where, re.compile(pattern.replace(r'\>', '(?![a-zA-Z])')), to) for where, pattern, to in _ROWS]   # \> ends a command
+_SPELLINGS = [(where, re.compile(pattern.replace(r'\>', '(?![a-zA-Z])')), to) for where, pattern, to in _ROWS]
 
 # %% ../nbs/02_grade.ipynb #one-spelling
 _REPEATING = re.compile(r'(?<![0-9.])([0-9]{0,30})\.([0-9]{0,30})\\overline\{([0-9]{1,30})\}')
-_NUMERALS = dict(zip('two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen'.split(), range(2, 17)))
+_NUMERALS = dict(zip("""two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+sixteen""".split(), range(2, 17)))
 _BASE = re.compile(r'(?<=[0-9A-F])_\s*\{?\s*(?:\\text\{)?\s*([a-z]{3,8})\s*\}{0,2}')
 _SAYINGS = {said: to for to, many in {
-    r'\{\}': 'no solution, no solutions, no solution exists, there is no solution, there are no solutions, empty set, the empty set',
+    r'\{\}': 'no solution, no solutions, no solution exists, there is no solution, there are no solutions, empty set',
     'undefined': 'not defined, is undefined', 'does not exist': "dne, doesn't exist, d.n.e",
     '12:00 pm': 'noon, 12 noon, midday', '12:00 am': 'midnight'}.items() for said in many.split(', ')}
 _CODES = 'USD|EUR|GBP|JPY|CNY|RMB|INR|AUD|CAD|CHF|Rs'
@@ -416,7 +425,8 @@ def _money_marks(text:str) -> str:
     "A lone dollar sign is money; a currency's code stands behind"
     if text.count('$') % 2:
         text = re.sub(r'^\s*([-+]?\s*[A-Z]{0,2})\$(?=\s*[-+]?[0-9.,]+)|(?<=[0-9])\$$', r'\1¤', text)
-    return _CODE.sub(r'\2 \\text{\1}', re.sub(r'\\text\{\s*([A-Z]{0,2}[¤€£¥₹₩])\s*\}', r'\1', text.replace('$', ' ')))
+    text = re.sub(r'\\text\{\s*([A-Z]{0,2}[¤€£¥₹₩])\s*\}', r'\1', text.replace('$', ' '))
+    return _CODE.sub(r'\2 \\text{\1}', text)
 
 @lru_cache(4096)
 def one_spelling(
@@ -467,9 +477,11 @@ _THOUSANDS = re.compile(r'(?<![0-9,.])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])')
 _VARIABLE = (r"(?:\\angle\s*|\\text\{[^{}]*\}|\\(?!frac|sqrt|pi\b|infty|left|begin)[a-zA-Z]+|[A-Za-z]+)"
              r"(?:\s*_\s*(?:\{[^{}]*\}|\w)|'|\s*\([A-Za-z0-9_, ]*\)|\s*[A-Za-z])*")
 _NAME = re.compile(rf'{_VARIABLE}|\(\s*[A-Za-z](?:_\w)?(?:\s*,\s*[A-Za-z](?:_\w)?)*\s*\)'
-                   rf'|{_VARIABLE}(?:\s*:\s*{_VARIABLE})+|\|\s*[A-Z]{{2}}\s*\||\\frac\{{[A-Z]{{2}}\}}\{{[A-Z]{{2}}\}}')   # A:B, |AB|
+                   rf'|{_VARIABLE}(?:\s*:\s*{_VARIABLE})+'                                       # A:B, |AB|, AB over CD
+                   r'|\|\s*[A-Z]{2}\s*\||\\frac\{[A-Z]{2}\}\{[A-Z]{2}\}')
 _MATRIX = re.compile(r'(?P<by>-?(?:[0-9.]+|\\frac\{-?[0-9]+\}\{[0-9]+\})|)\s*(?:\\cdot|\\times)?\s*'
-                     r'\\begin\{(?P<form>[pbB]?(?:small)?matrix|array)\}(?:\{[lcr| ]*\})?(?P<cells>.*)\\end\{(?P=form)\}', re.S)
+                     r'\\begin\{(?P<form>[pbB]?(?:small)?matrix|array)\}(?:\{[lcr| ]*\})?(?P<cells>.*)'
+                     r'\\end\{(?P=form)\}', re.S)
 
 def _read_matrix(text:str) -> Tree|None:
     m = _MATRIX.fullmatch(text)
@@ -497,7 +509,7 @@ def _read_list(text:str) -> Tree|None:
     if len(parts) == 1 or not all(parts): return None
     if len(groups := text.split(';')) > 1 and all(re.search('=.*,.*=', g) for g in groups):
         return Tree('list', text, tuple(_as_point(read_answer(g)) for g in groups))
-    if all(p.startswith('(') for p in parts): parts = list({_key(p): p for p in parts}.values())   # a solution counts once
+    if all(p.startswith('(') for p in parts): parts = list({_key(p): p for p in parts}.values())   # a point counts once
     return Tree('list', text, _flat(parts))
 
 def _flat(parts:list[str]) -> tuple:
@@ -516,7 +528,8 @@ def _read_either(text:str) -> Tree|None:
 # %% ../nbs/02_grade.ipynb #read-quantity
 _AMOUNT = r'([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\.?'
 _AMOUNTS = re.compile(rf'{_AMOUNT}(?:(?:\s*,)?(?:\s*\band\b)?\s*{_AMOUNT}){{1,3}}')
-_FEET = re.compile(r"""([0-9]+)\s*(?:'|\^\s*\{?\s*\\prime\s*\}?)\s*([0-9.]+)\s*(?:"|''|\^\s*\{\s*\\prime\s*\\prime\s*\})""")
+_PRIME = r'\^\s*\{?\s*\\prime\s*\}?'
+_FEET = re.compile(rf"""([0-9]+)\s*(?:'|{_PRIME})\s*([0-9.]+)\s*(?:"|''|\^\s*\{{\s*\\prime\s*\\prime\s*\}})""")
 
 def _read_quantity(text:str) -> Tree|None:
     "5 hours and 30 minutes, or 5'2\", as one number of the smaller unit"
@@ -614,8 +627,9 @@ def _read_both(text:str) -> Tree|None:
     ends = sorted(map(read_answer, parts), key=lambda t: t.parts[:1] == (Tree('leaf', r'-\infty'),))
     if len(ends) != 2 or not ends[0].name or ends[0].name != ends[1].name: return None
     (a, rest), (before, b) = (t.parts if len(t.parts) == 2 else (t, t) for t in ends)
-    if (before.text, rest.text) != (r'-\infty', r'\infty') or None in (low := to_number(a.text), high := to_number(b.text)): return None
-    return Tree(ends[0].kind[0] + ends[1].kind[1], text, (a, b), ends[0].name) if low < high else None
+    low, high = to_number(a.text), to_number(b.text)
+    if (before.text, rest.text) != (r'-\infty', r'\infty') or None in (low, high) or low >= high: return None
+    return Tree(ends[0].kind[0] + ends[1].kind[1], text, (a, b), ends[0].name)
 
 # %% ../nbs/02_grade.ipynb #read-answer
 _READERS = (_read_matrix, _read_quantity, _read_set, _read_both, _read_list, _read_union, _read_relation, _read_either,
@@ -632,12 +646,14 @@ def read_answer(
 _IN_TEXT = r'\\text\{([^{}]*)\}'
 _PART = r'(?:\\text\{[^{}]*\}|(?<![\\A-Za-z])[A-Za-z]+\.?|\\(?:mu|Omega)(?![a-zA-Z]))'
 _UNIT = re.compile(rf"""(?P<value>.*?(?:[0-9)}}\]!.]|\\pi)) (?!\)|\s*\^\s*\{{?-?[0-9]|\s*\\(?:cdot|times))
-    (?P<unit>(?:{_PART} | \\frac\{{\s*{_PART}\s*\}}\{{\s*{_PART}(?:\^\{{?[0-9]\}}?)?\s*\}} | \\(?:cdot|times)(?![a-zA-Z])
+    (?P<unit>(?:{_PART} | \\frac\{{\s*{_PART}\s*\}}\{{\s*{_PART}(?:\^\{{?[0-9]\}}?)?\s*\}}
+    | \\(?:cdot|times)(?![a-zA-Z])
     | \^\s*\\circ | \^\s*\{{?-?[0-9]\}}? | (?<=[a-z])[23] | [/\s()])+)""", re.X)
 _PREPARED = [(re.compile(pattern), to) for pattern, to in (
     (r'\\mu\s*(?:\\text\{\s*)?', 'μ'), (r'\\Omega', 'Ω'), (_IN_TEXT, r' \1'),
     (r'\\frac\{([^{}]*)\}\{((?:[^{}]|\{[^{}]*\})*)\}', r'\1/\2'), (r'\\(?:cdot|times)|[}()]', ' '),
-    (r'\^\s*\\circ\s*(?:([CF])\b|([cC])(?:elsius|entigrade)|([fF])ahrenheit)', lambda m: f' deg{m[m.lastindex].upper()}'),
+    (r'\^\s*\\circ\s*(?:([CF])\b|([cC])(?:elsius|entigrade)|([fF])ahrenheit)',
+     lambda m: f' deg{m[m.lastindex].upper()}'),
     (r'\^\s*\\circ', ' degree '))]
 _BEHIND = 'in total|in all|altogether|total|each|apiece|ago|left|remaining|tall|long|wide|high|deep|old|away'
 _LETTER = r'(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])'
@@ -809,7 +825,7 @@ def _to_sympy(text:str):
     as_is = dict(is_real=True, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
     try: read = latex2sympy(exact, **as_is)
     except (MemoryError, RecursionError): raise
-    except Exception: return None   # it raises bare Exceptions, and whatever its parts raise, at what is not mathematics
+    except Exception: return None   # it raises bare Exceptions, and whatever its parts raise, at what is no formula
     if not isinstance(read, (sympy.Expr, sympy.MatrixBase)): return None
     read = read.subs({s: sympy.I for s in read.free_symbols if s.name == 'i'}).doit()
     unknown = read.atoms(sympy.core.function.AppliedUndef, sympy.Derivative)   # I(0), dM/dt: quantities like any other
@@ -818,7 +834,9 @@ def _to_sympy(text:str):
 def _points(names:list, whole:bool) -> list[dict]:
     "Five points at which formulas are compared; whole numbers for floors and factorials, with odd and even ones"
     import sympy
-    value = lambda i, k: 2 + (7*i + 3*k) % 11 if whole else sympy.Rational((-1)**(k >> i % 2 & 1)*(17 + 6*i + 5*k), 11 + 2*i + 3*k)
+    def value(i, k):
+        if whole: return 2 + (7*i + 3*k) % 11
+        return sympy.Rational((-1)**(k >> i % 2 & 1)*(17 + 6*i + 5*k), 11 + 2*i + 3*k)
     return [{name: value(i, k) for i, name in enumerate(names)} for k in range(5)]
 
 def _near(a, b) -> bool|None:
