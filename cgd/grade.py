@@ -357,7 +357,7 @@ _EARLY = [(re.compile(pattern), to) for pattern, to in (
     (r'(?<=[0-9])\s*(?:,\s*\\!|\\!\s*,|\{\s*,\s*\})\s*(?=[0-9]{3})', ''),              # 10,\!080
     (r'\\(?:text)?color(?:box)?\s*\{[^{}]*\}', ''),
     (r'\{\s*\\(?:rm|bf|it|sf|tt)(?![a-zA-Z])([^{}]*)\}', r'\\text{\1}'))]
-_ROWS = (                                               # where it stands, what it is (\> ends a command), what it becomes
+_ROWS = (           # where it stands, what it is (\> ends a command), what it becomes
     ('**', r'\*\*(?=\s|$)|(?<![^\s])\*\*(?=[^\s])', ''),
     ('`', '`', ''),
     ('', r'[~\s]+', ' '),
@@ -925,7 +925,8 @@ def _says_only(completion:str, reference:str) -> bool:
 def _with_percent(reference:str, completion:str, answer:str) -> str:
     "A percent sign behind the box belongs to the answer where the gold has one"
     boxes = _boxes(completion) if '%' in reference and not re.search('%|per|pct', answer) else []
-    return answer + r'\%' if boxes and re.match(r'[\s$)}\]]*\\?[)\]]?\s*(?:\\?%|per\s?cent|pct)', completion[boxes[-1][1]:]) else answer
+    behind = boxes and re.match(r'[\s$)}\]]*\\?[)\]]?\s*(?:\\?%|per\s?cent|pct)', completion[boxes[-1][1]:])
+    return answer + r'\%' if behind else answer
 
 def _exactly(reference:str, answer:str, slow:bool) -> Grade|None:
     return _graded(_decide(reference, answer, partial(_same_leaf, value=_with_algebra if slow else None)), answer)
@@ -936,8 +937,9 @@ def strict(
     slow:bool=False # may take any time: only in a worker that can be killed
 ) -> Grade|None:    # None: cannot be decided quickly
     "Grade the boxed or stated answer, exactly"
-    found = find_answer(completion)
-    answer = next((t.strip() for t in (completion, r'\boxed' not in completion and stated_answer(completion)) if t and _says_only(t, reference)), found)
+    cues = [] if r'\boxed' in completion else list(_CUE.finditer(completion))
+    said = (completion, *(completion[cue.end():] for cue in cues[-1:]))
+    answer = next((t.strip() for t in said if _says_only(t, reference)), None) or find_answer(completion)
     return _exactly(reference, _with_percent(reference, completion, answer), slow) if answer else Grade('no_answer')
 
 def boxed(

@@ -88,21 +88,24 @@ def test_strict_reads_what_people_write():
 
 
 def test_decimals_are_exact():
-    same = [(r'\frac{10}{3}', r'\frac{1}{0.3}'), (r'\sqrt{0.5}', r'\frac{\sqrt2}{2}'), ('2^{0.5}', r'\sqrt{2}'), (r'\frac{x}{3}', r'\frac{0.1x}{0.3}'), (r'\frac{x}{7}', r'\frac{0.3x}{2.1}'),
-            (r'0.7\pi', r'\frac{7\pi}{10}'), (r'\frac{0.1}{0.3}y', r'\frac{y}{3}'), (r'e^{0.5}', r'\sqrt{e}'), ('x_{0.5} + 1', '1 + x_{0.5}'), (r'\ln 0.2', r'-\ln 5')]
-    close = [(r'\frac{10}{3}', r'\frac{1}{0.30000001}'), (r'\sqrt{0.5}', '0.70710678118654752440'), ('2^{0.5}', '2^{0.500001}'), (r'\frac{x}{3}', '0.33333333333333333x'), ('x_{0.5} + 1', '1 + x_{0.6}')]
-    pairs = [pair for a, b in same + close for pair in ((a, rf'\boxed{{{b}}}'), (b, rf'\boxed{{{a}}}'))]
-    found = [g.outcome for g in grade_many(pairs, timeout=60.)]
-    assert found == ['right']*2*len(same) + ['wrong']*2*len(close), [p for p, f in zip(pairs, found) if (f == 'right') != (pairs.index(p) < 2*len(same))]
+    same = [(r'\frac{10}{3}', r'\frac{1}{0.3}'), (r'\sqrt{0.5}', r'\frac{\sqrt2}{2}'), ('2^{0.5}', r'\sqrt{2}'),
+            (r'\frac{x}{3}', r'\frac{0.1x}{0.3}'), (r'\frac{x}{7}', r'\frac{0.3x}{2.1}'), (r'0.7\pi', r'\frac{7\pi}{10}'),
+            (r'\frac{0.1}{0.3}y', r'\frac{y}{3}'), ('e^{0.5}', r'\sqrt{e}'), (r'\ln 0.2', r'-\ln 5')]
+    close = [(r'\frac{10}{3}', r'\frac{1}{0.30000001}'), (r'\sqrt{0.5}', '0.70710678118654752440'), ('2^{0.5}', '2^{0.500001}'),
+             (r'\frac{x}{3}', '0.33333333333333333x')]
+    both = [pair for a, b in same + close for pair in ((a, b), (b, a))]
+    found = [g.outcome for g in grade_many([(a, rf'\boxed{{{b}}}') for a, b in both], timeout=60.)]
+    assert found == ['right']*2*len(same) + ['wrong']*2*len(close), list(zip(both, found))
 
 
-@pytest.mark.parametrize('gold', [r'\frac{\pi}{2}', r'\sqrt{3}', '(2, 9)', r'(-\infty, 4]', 'x^2 - 4x', r'12 \text{ cm}', 'C', 'Lima', r'\frac{3}{4}', '15',
-                                  'Because 2 is the only even prime.', 'yes'])
+@pytest.mark.parametrize('gold', [r'\frac{\pi}{2}', r'\sqrt{3}', '(2, 9)', r'(-\infty, 4]', 'x^2 - 4x', r'12 \text{ cm}', 'C', 'Lima',
+                                  r'\frac{3}{4}', '15', 'yes', 'Because 2 is the only even prime, as Euclid knew by 300.'])
 def test_data_are_graded_by_what_fits_their_gold(gold):
-    teacher = SimpleNamespace(name='t', preset='p', refine=lambda rows, store: [SimpleNamespace(text=text, finish_reason='stop', completion_tokens=9, key='k') for text in texts],
-                              direct=lambda rows, store: teacher.refine(rows, store))
+    def answers(rows, store): return [SimpleNamespace(text=t, finish_reason='stop', completion_tokens=9, key='k') for t in texts]
+    teacher = SimpleNamespace(name='t', preset='p', refine=answers, direct=answers)
     texts = [rf'So it is \boxed{{{gold}}}.', f'The answer is {gold.rstrip(".")}.', gold, 'I can not say.']
-    rows = [dict(row_id=str(i), problem_id='a', prompt='?', reference=gold, draft='?', critique='?', teacher='t', preset='p') for i in range(4)]
+    asked = dict(problem_id='a', prompt='?', reference=gold, draft='?', critique='?', teacher='t', preset='p')
+    rows = [dict(asked, row_id=str(i)) for i in range(4)]
     for done, column in ((refine(rows, teacher), 'refinement_grade'), (direct(rows, teacher), 'direct_grade')):
         assert [r[column] == 'right' for r in done] == [True, True, True, False], done
     assert RunConfig().grader == 'auto' and signature(draft).parameters['grader'].default == 'auto'
