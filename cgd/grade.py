@@ -110,7 +110,7 @@ _HEARSAY = re.compile(r"""(?:\bif|whether|hope|check|verify|unless|sure)\s+(?:th
 _LEADS = re.compile(r"""(?:[\s:*_\#=`"“]|(?:therefore|thus|hence|then|simply|just|indeed|clearly|exactly|obviously|that
     |equal[ ]to|given[ ]by)\b[,:]?(?=\s))+""", re.I | re.X)
 _DISPLAY = re.compile(r'\$\$(.+?)\$\$|\\\[(.+?)\\\]', re.S)
-_END = re.compile(r"""[.。](?:\*\*)?(?:\s+(?=[A-Z<$\\])|\s*$|(?=</)) | \n | </ | <\|   # the sentence, the line, the turn
+_END = re.compile(r"""[.。](?:\*\*)?(?:\s+(?=[A-Z<$\\\#*])|\s*$|(?=</)) | \n | </ | <\|   # the sentence, the line, the turn
     | ,?\s+(?:because|since|which)\b   # a reason
     | (?:,\s*|\s+\()(?:i\.e\.|e\.g\.|that\ is|so|as|thus|hence|not)[\s,]
     | \s+[—–]\s+(?!(?:or|but|no|wait)\b)
