@@ -100,9 +100,9 @@ _CUE = re.compile(rf"""
     (?P<tag><answer>)
     | ^[ \t\#*_]*(?:the\s+|my\s+)?(?:final\s+|correct\s+)?{_ASKED}[ \t\#*_]*\n   # a heading
     | (?P<mark>(?<!\#)\#{{4,5}}(?!\#))
-    | (?<!\S)(?P<before>\$[^$\n]{{1,200}}\$|\\\([^\n]{{1,200}}?\\\)|[^\s$]{{1,40}})
+    | (?<!\S)(?P<before>\$[^$\n]{{1,200}}\$|\\\([^\n]{{1,200}}?\\\)|[^\s$]{{1,40}}(?:[ ][a-z]{{1,20}})?)
       \s+(?:is|are)\s+(?:the|our|my)\s+(?:final\s+|correct\s+)?(?:answer|solution)\b
-    | \b(?P<solution>solutions?(?:\s+set)?\s+(?:is|are)\b)
+    | \b(?P<solution>solutions?(?:\s+set)?\s+(?:is|are)\b|{_ASKED}\s+(?:(?:would|will|should|must)\s+be|was|equals)\b)
     | (?<!\w){_ASKED}(?!\w)(?:[^.\n]{{0,60}}?(?:\b(?:is|are|es|est|ist)\b|[:=：])|[ \t]*(?=\$|\\[(\[]))
     """, re.I | re.X | re.M)
 _HEARSAY = re.compile(r"""(?:\bif|whether|hope|check|verify|unless|sure)\s+(?:that\s+)?
@@ -110,11 +110,11 @@ _HEARSAY = re.compile(r"""(?:\bif|whether|hope|check|verify|unless|sure)\s+(?:th
 _LEADS = re.compile(r"""(?:[\s:*_\#=`"“]|(?:therefore|thus|hence|then|simply|just|indeed|clearly|exactly|obviously|that
     |equal[ ]to|given[ ]by)\b[,:]?(?=\s))+""", re.I | re.X)
 _DISPLAY = re.compile(r'\$\$(.+?)\$\$|\\\[(.+?)\\\]', re.S)
-_END = re.compile(r"""[.。](?:\*\*)?(?:\s+(?=[A-Z<$\\\#*])|\s*$|(?=</)) | \n | </ | <\|   # the sentence, the line, the turn
-    | ,?\s+(?:because|since|which)\b   # a reason
-    | (?:,\s*|\s+\()(?:i\.e\.|e\.g\.|that\ is|so|as|thus|hence|not)[\s,]
+_END = re.compile(r"""[.。](?:\*\*)?(?:\s+(?=[A-Z<$\\\#*])|\s*$|(?=</)) | \n | </ | <\|   # sentence, line, turn
+    | ,?\s+(?:because|since|which|as)\b   # a reason
+    | (?:,\s*|\s+\()(?:i\.e\.|e\.g\.|that\ is|so|thus|hence|not|an?|the|meaning|giving)[\s,]
     | \s+[—–]\s+(?!(?:or|but|no|wait)\b)
-    | \s\((?!(?:or|and|but|not)\b|sin|cos|tan|log|ln|exp)(?=[\w\ ,.]*[a-z]{3})""", re.X)
+    | \s\((?!(?:or|and|but|not|sin|cos|tan|log|ln|exp)\b)(?=[\w\ ,.]*[a-z]{3})""", re.X)
 _NO_VALUE = re.compile(r"""(?:not|correct|right|wrong|incorrect|clear|helpful|useful|in|as|based|obtained|found|shown
     |above|below|rounded|expressed|written|reasonable|consistent|complete|valid|unique)\b""", re.I | re.X)
 _RETRACTED = re.compile(r'\W*(?:no(?=[,.!])|(?:wait|actually|sorry|oops|hmm|correction|scratch that)\b)', re.I)
@@ -215,6 +215,7 @@ def to_number(
 # %% ../nbs/02_grade.ipynb #units-table
 _MEASURES = """
 m: m meter metre 1, in inch 127/5000, ft foot feet 381/1250, yd yard 1143/1250, mi mile 201168/125
+m^2: ha hectare 10000
 m^3: L l liter litre 1/1000, cc 1/1000000
 g: g gram gramme 1, lb pound 45359237/100000, oz ounce 45359237/1600000, tonne 1000000
 s: s sec second 1, min minute 60, h hr hour 3600, day 86400, week wk 604800
@@ -226,6 +227,7 @@ degC: degree degC celsius centigrade C 1
 degF: degree degF fahrenheit F 1
 K: K kelvin 1
 rad: rad radian 1
+dB: dB decibel 1
 A: A amp ampere 1
 A s: C coulomb 1
 mol: mol mole 1
@@ -251,7 +253,8 @@ gbp: £ pound gbp quid 1, penny pence 1/100
 jpy: ¥ yen jpy 1
 cny: ¥ yuan rmb cny 1
 inr: ₹ rupee inr rs 1, paise 1/100
-krw: ₩ won krw 1"""
+krw: ₩ won krw 1
+kr: kr krona krone 1"""
 _PREFIXES = dict(k=3, M=6, G=9, c=-2, m=-3, μ=-6, n=-9, p=-12, d=-1,
                  kilo=3, mega=6, giga=9, centi=-2, milli=-3, micro=-6, nano=-9)
 _SCALABLE = """m g s L l J N W V A C F K T B Pa Hz Ω eV mol cal Wh bar bit byte meter metre gram gramme liter litre
@@ -281,13 +284,14 @@ def _unit(name:str) -> list:
     return []
 
 # %% ../nbs/02_grade.ipynb #measure
-_MARK = re.compile(r'(?:US|AU|CA|NZ|HK|[ACSR])?[¤€£¥₹₩¢]')          # ¤ is a dollar
+_SIGNS = '¤€£¥₹₩¢₽₺₪₫₱₦₴₿฿'                                # ¤ is a dollar
+_MARK = re.compile(rf'(?:US|AU|CA|NZ|HK|[ACSR])?[{_SIGNS}]')
 _NOT_UNITS = set("""or and of more less than not if where mod is to at most least plus minus about over under no for
 with times but really""".split())
 _COUNTS = dict(hundred=100, thousand=10**3, million=10**6, billion=10**9, trillion=10**12, dozen=12)
-_FACTOR = re.compile(r"""(?P<per>/|\bper\b|\ban?\b(?=\s))
+_FACTOR = re.compile(rf"""(?P<per>/|\bper\b|\ban?\b(?=\s))
     | (?P<before>square|sq|cubic|cu)\b | (?P<after>squared|cubed)\b
-    | (?P<word>[A-Za-z]*[¤€£¥₹₩¢]|[A-Za-zΩμ]+)\s*(?:\^\s*\{?(?P<power>-?[0-9])\}?|(?P<glued>[23])\b)?""", re.X)
+    | (?P<word>[A-Za-z]*[{_SIGNS}]|[A-Za-zΩμ]+)\s*(?:\^\s*\{{?(?P<power>-?[0-9])\}}?|(?P<glued>[23])\b)?""", re.X)
 
 def _factors(words:str) -> list[tuple]:
     "Units and their powers: m/s^2 as m and s^-2"
@@ -330,7 +334,9 @@ def _raised(m:re.Match) -> str:
 
 def _in_ascii(text:str) -> str:
     "Characters as LaTeX has them: x² as x^{2}, ½ as \\frac{1}{2}, a wide digit as a digit"
-    return text if text.isascii() else normalize('NFKC', _RAISED.sub(_raised, text)).translate(_UNICODE)
+    if text.isascii(): return text
+    text = re.sub(r'√\s*([0-9.]+)', r'\\sqrt{\1}', _RAISED.sub(_raised, text))
+    return normalize('NFKC', text).translate(_UNICODE)
 
 # %% ../nbs/02_grade.ipynb #spelling-table
 _SAME = {'': """! left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm displaystyle textstyle
@@ -355,6 +361,7 @@ _NESTED = r'(?:[^{}]|\{(?:[^{}]|\{[^{}]*\}){0,99}\}){0,99}?'
 _TH = r'(?:\\text\{\s*(?:st|nd|rd|th)\s*\}|(?:st|nd|rd|th)\b)'
 _EARLY = [(re.compile(pattern), to) for pattern, to in (
     (r'(?<=[0-9])\s*(?:,\s*\\!|\\!\s*,|\{\s*,\s*\})\s*(?=[0-9]{3})', ''),              # 10,\!080
+    (r"(?<=[0-9])['\u2019](?=[0-9]{3}(?![0-9]))", ''),                                 # 1'000
     (r'\\(?:text)?color(?:box)?\s*\{[^{}]*\}', ''),
     (r'\{\s*\\(?:rm|bf|it|sf|tt)(?![a-zA-Z])([^{}]*)\}', r'\\text{\1}'))]
 _ROWS = (           # where it stands, what it is (\> ends a command), what it becomes
@@ -367,7 +374,7 @@ _ROWS = (           # where it stands, what it is (\> ends a command), what it b
     (r'\over', rf'^({_NESTED})\\over\>({_NESTED})$', r'\\frac{\1}{\2}'),
     (r'\mathbb', r'\\mathbb\s*\{?R\}?\>', r'(-\\infty,\\infty)'),
     ('all', r'\\text\{\s*all real numbers\s*\}|\ball real numbers\b', r'(-\\infty,\\infty)'),
-    (r'\infty)', r'(?<=\\infty\))\s*(?:-|\bexcept\b)(?=\s*\\\{)', r'\\setminus '),
+    (r'\infty)', r'(?<=\\infty\))\s*(?:-|\bexcept\b)(?=\s*\\?\{)', r'\\setminus '),
     (r'\text', r'\\text\{[\s,]*(and|or|percent|percentage|pct|to)\s*\}', r' \1 '),
     ('c', r'\s*(?<![a-zA-Z])(?:per\s?cent(?:age)?|pct)\b', '%'),
     ('\\', r'\\(frac|sqrt)\s*([0-9a-zA-Z])', r'\\\1{\2}'),
@@ -409,11 +416,12 @@ sixteen""".split(), range(2, 17)))
 _BASE = re.compile(r'(?<=[0-9A-F])_\s*\{?\s*(?:\\text\{)?\s*([a-z]{3,8})\s*\}{0,2}')
 _SAYINGS = {said: to for to, many in {
     r'\{\}': 'no solution, no solutions, no solution exists, there is no solution, there are no solutions, empty set',
+    'infinitely many': 'infinitely many solutions, infinite solutions',
     'undefined': 'not defined, is undefined', 'does not exist': "dne, doesn't exist, d.n.e",
     '12:00 pm': 'noon, 12 noon, midday', '12:00 am': 'midnight'}.items() for said in many.split(', ')}
-_CODES = 'USD|EUR|GBP|JPY|CNY|RMB|INR|AUD|CAD|CHF|Rs'
+_CODES = 'USD|EUR|GBP|JPY|CNY|RMB|INR|AUD|CAD|NZD|HKD|SGD|KRW|BRL|CHF|SEK|NOK|DKK|PLN|MXN|RUB|TRY|ZAR|Rs'
 _CODE = re.compile(rf'(?<![A-Za-z\\])(?:\\text\{{\s*)?({_CODES})\.?\s*\}}?\s*({_DIGITS})')
-_WRAPPED = re.compile(rf'\{{({_NESTED})\}}')
+_WRAPPED, _TEXT = (re.compile(rf'{start}\{{({_NESTED})\}}') for start in ('', r'\\text'))
 
 def _as_fraction(m:re.Match) -> str:
     "A decimal without end, exactly"
@@ -425,7 +433,7 @@ def _money_marks(text:str) -> str:
     "A lone dollar sign is money; a currency's code stands behind"
     if text.count('$') % 2:
         text = re.sub(r'^\s*([-+]?\s*[A-Z]{0,2})\$(?=\s*[-+]?[0-9.,]+)|(?<=[0-9])\$$', r'\1¤', text)
-    text = re.sub(r'\\text\{\s*([A-Z]{0,2}[¤€£¥₹₩])\s*\}', r'\1', text.replace('$', ' '))
+    text = re.sub(r'\\text\{\s*([A-Z]{0,2}[¤€-₿¢£¥฿])\s*\}', r'\1', text.replace('$', ' '))
     return _CODE.sub(r'\2 \\text{\1}', text)
 
 @lru_cache(4096)
@@ -443,7 +451,7 @@ def one_spelling(
     if not re.search('[.,]', text): text = text.removesuffix(r'\ldots')            # a sentence that trails off
     while m := _WRAPPED.fullmatch(text):                                            # {1, 2} is meant for a set
         text = rf'\{{{m[1]}\}}' if ',' in m[1] else m[1].strip()
-    text = re.sub(r'^\\text\{([^{}]*)\}$', r'\1', text).strip()
+    if m := _TEXT.fullmatch(text): text = m[1].strip()
     return _SAYINGS.get(text.casefold(), text)
 
 # %% ../nbs/02_grade.ipynb #split
@@ -599,7 +607,7 @@ def _read_inequality(text:str, sides:list, ops:list) -> Tree|None:
 _REALS = r'\(-\\infty,\s*\\infty\)'
 _SUCH = re.compile(rf"""(?P<name>{_VARIABLE})(?:\s*\\in\s*{_REALS})?\s*(?:\||:|\\mid(?![a-zA-Z]))\s*
     (?P<said>.+?)(?:,\s*(?P=name)\s*\\in\s*{_REALS})?""", re.X)
-_WITHOUT = re.compile(rf'{_REALS}\s*\\setminus\s*\\\{{(?P<points>[^{{}}]+)\\\}}')
+_WITHOUT = re.compile(rf'{_REALS}\s*\\setminus\s*\\?\{{(?P<points>[^{{}}\\]+)\\?\}}')
 
 def _all_but(points:list[str]) -> Tree:
     "All numbers but some, as intervals"
@@ -758,13 +766,14 @@ def _scales(unit:list|None, other:list|None) -> set:
     if not unit or not other: return {Fraction(1)}
     return {size/other_size for a, size in unit for b, other_size in other if _same_measure(a, b)}
 
-_CLOCK = re.compile(r"""(?P<hour>[0-9]{1,2})(?::(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2}))?)?\s*
+_CLOCK = re.compile(r"""(?P<hour>[0-9]{1,2})(?:[:.](?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2}))?)?\s*
     (?:h|hrs|hours|o'?clock)?\s*(?P<half>[ap]\.?\s?m\.?)?""", re.I | re.X)
 
 def _clock(text:str) -> tuple|None:
     "A time of day: seconds since midnight, and which half of the day it is said to be"
     m = _CLOCK.fullmatch(' '.join(re.sub(_IN_TEXT, r' \1 ', text).split()))
-    if not m or not (m['minute'] or m['half']) or m['half'] and not 1 <= int(m['hour']) <= 12: return None
+    if not m or not (m['half'] or m['minute'] and ':' in text): return None
+    if m['half'] and not 1 <= int(m['hour']) <= 12: return None
     hour = int(m['hour'])%12 + 12*(m['half'][0] in 'pP') if m['half'] else int(m['hour'])
     return 3600*hour + 60*int(m['minute'] or 0) + int(m['second'] or 0), m['half']
 
@@ -938,7 +947,7 @@ def strict(
 ) -> Grade|None:    # None: cannot be decided quickly
     "Grade the boxed or stated answer, exactly"
     cues = [] if r'\boxed' in completion else list(_CUE.finditer(completion))
-    said = (completion, *(completion[cue.end():] for cue in cues[-1:]))
+    said = (completion, *(completion[cue.end():].partition('\n')[0] for cue in cues[-1:]))
     answer = next((t.strip() for t in said if _says_only(t, reference)), None) or find_answer(completion)
     return _exactly(reference, _with_percent(reference, completion, answer), slow) if answer else Grade('no_answer')
 
