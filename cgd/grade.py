@@ -980,8 +980,9 @@ def auto(
 ) -> Grade|None:    # None: cannot be decided quickly
     "Grade as strictly; by the last number where a number is the gold and the text boxes and states nothing"
     found = strict(reference, completion, slow)
-    silent = found == Grade('no_answer') and not re.search(r'\\(?:boxed|fbox)\b', completion)
-    return flexible(reference, completion) if silent and to_number(reference) is not None else found
+    if found is None or found.right or to_number(reference) is None: return found
+    said = re.search(r'\\(?:boxed|fbox)\b', completion) or stated_answer(completion)
+    return found if said else flexible(reference, completion)
 
 # %% ../nbs/02_grade.ipynb #lenient
 def _loosely(m:Fraction, n:Fraction) -> bool:
