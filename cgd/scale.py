@@ -92,25 +92,27 @@ def draft_parts(
     engine:Engine,    # the student
     store:Store,      # where completions are kept
     cfg:SampleConfig, # how to draw
-    out:str|Path      # folder
+    out:str|Path,     # folder
+    grader:str='auto' # a name in `grade.GRADERS`
 ) -> list[Path]:      # parts of the trace table, up to its drafts
     "Drafts in parts, less those whose prompt the student cannot read"
-    def work(rows): return readable(draft(rows, engine, store, cfg))
-    return in_parts(problems, work, out, [engine.identity, cfg.model_dump()])
+    def work(rows): return readable(draft(rows, engine, store, cfg, grader))
+    return in_parts(problems, work, out, [engine.identity, cfg.model_dump(), grader])
 
 def teach_parts(
     drafts:list[Path], # parts
     teacher,           # from `open_teacher`
     store:Store,       # where an LM teacher's completions are kept
     out:str|Path,      # folder
-    answers:bool=False # with the teacher's own answers, too, for Distilled SFT
+    answers:bool=False, # with the teacher's own answers, too, for Distilled SFT
+    grader:str='auto'  # the drafts' grader
 ) -> list[Path]:       # parts of the whole trace table
     "Critiques and refinements in parts"
     def work(rows):
-        rows = teach(rows, teacher, store)
-        return direct(rows, teacher, store) if answers else rows
+        rows = teach(rows, teacher, store, grader)
+        return direct(rows, teacher, store, grader) if answers else rows
     engine = getattr(teacher, 'engine', None)
-    return in_parts(read_parts(drafts), work, out, [teacher.name, teacher.preset, teacher.cfg.model_dump(), engine and engine.identity, answers])
+    return in_parts(read_parts(drafts), work, out, [teacher.name, teacher.preset, teacher.cfg.model_dump(), engine and engine.identity, answers, grader])
 
 def view_parts(
     traces:list[Path], # parts
@@ -138,8 +140,9 @@ def run_in_parts(
     portions = (_clean(rows, tests) for rows in problem_portions(cfg.problems, rows_at_once))
     views, folder = needed_views(cfg), cfg.path('parts')
     with cfg.open_store() as store:
-        with open_student(cfg) as student: drafts = draft_parts(portions, student, store, cfg.draft, folder/'drafts')
-        with teacher_of(cfg, cfg.teacher[0]) as teacher: traces = teach_parts(drafts, teacher, store, folder/'traces', 'dsft' in views)
+        with open_student(cfg) as student: drafts = draft_parts(portions, student, store, cfg.draft, folder/'drafts', cfg.grader)
+        with teacher_of(cfg, cfg.teacher[0]) as teacher:
+            traces = teach_parts(drafts, teacher, store, folder/'traces', 'dsft' in views, cfg.grader)
     return dict(drafts=drafts, traces=traces) | view_parts(traces, views, cfg.views, folder, tests)
 
 # %% ../nbs/14_scale.ipynb #split
