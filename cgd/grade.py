@@ -723,12 +723,14 @@ def _same_in_any_order(a:tuple, b:tuple, leaf) -> bool|None:
 def _same_kind(a:Tree, b:Tree) -> bool:
     "May two ordered groups be compared part by part? (a, b) may be an interval, and so never stands for [a, b] or a bare list"
     kinds = {a.kind, b.kind}
-    return len(kinds) == 1 or kinds <= {'matrix', 'row', '[]'} or kinds <= {'list', '()', '[]'} and ('()' not in kinds or len(a.parts) > 2)
+    if len(kinds) == 1 or kinds <= {'matrix', 'row', '[]'}: return True
+    return kinds <= {'list', '()', '[]'} and ('()' not in kinds or len(a.parts) > 2)
 
 def _same(a:Tree, b:Tree, leaf) -> bool|None:
     "Are two answers the same? `leaf` compares two leaves, or the sides of two equations"
     if {a.kind, b.kind} == {'()', 'list'}: a, b = _as_point(a), _as_point(b)
-    if {a.kind, b.kind} == {'matrix', 'leaf'} and r'\begin' in a.text and r'\begin' in b.text: return leaf(Tree('leaf', a.text), Tree('leaf', b.text))    # a sum of matrices
+    if {a.kind, b.kind} == {'matrix', 'leaf'} and all(r'\begin' in t.text for t in (a, b)):       # a sum of matrices
+        return leaf(Tree('leaf', a.text), Tree('leaf', b.text))
     if a.name and b.name and a.name != b.name: return False
     if _key(a.text) == _key(b.text) and a.kind == b.kind: return True
     if '=' in (a.kind, b.kind): return _same_equation(a, b, leaf)
@@ -1045,7 +1047,8 @@ def exact(
     if len(answer) > _LONGEST: return _graded(answer == reference, answer)
     return _graded(_key(one_spelling(answer)).casefold() == _key(one_spelling(reference)).casefold(), answer)
 
-GRADERS = dict(strict=strict, boxed=boxed, lenient=lenient, flexible=flexible, auto=auto, letter=letter, exact=exact)  # name -> grader; a new one is a new entry
+GRADERS = dict(strict=strict, boxed=boxed, lenient=lenient, flexible=flexible, auto=auto, letter=letter,
+    exact=exact)  # name -> grader; a new one is a new entry
 
 # %% ../nbs/02_grade.ipynb #worker
 def _judge(grader:str, reference:str, completion:str) -> Grade:

@@ -63,7 +63,7 @@ class RunConfig(Config):
     engine:EngineConfig=EngineConfig() # how the student runs
     teacher_engine:EngineConfig=EngineConfig() # how an LM teacher runs
     draft:SampleConfig=SampleConfig() # how drafts are drawn
-    grader:Literal[tuple(GRADERS)]='auto' # of all data that are made; auto: strict, or the last number where no answer is stated
+    grader:Literal[tuple(GRADERS)]='auto' # of all data; auto: strict, or the last number where nothing is stated
     drop_solved:bool=False            # teach only problems that at least one of their drafts gets wrong; wants draft.n above 1
     teach:TeacherConfig=TeacherConfig() # critiques and refinements
     views:ViewConfig=ViewConfig()     # which traces become training pairs

@@ -18,7 +18,7 @@ def draft(
     engine:Engine,           # the student
     store:Store,             # where completions are kept
     cfg:SampleConfig,        # how to draw; `n` drafts a problem
-    grader:str='auto'        # a name in `grade.GRADERS`; auto: as the gold has it, for an untrained student does not box its answers
+    grader:str='auto'        # a name in `grade.GRADERS`
 ) -> list[dict]:             # one row a problem and sample: the problem's columns and the draft's
     "The student's attempts at every problem"
     requests = [(p, r) for p in problems for r in sample_requests(p['problem_id'], [{'role': 'user', 'content': p['prompt']}], cfg)]

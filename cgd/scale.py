@@ -112,7 +112,8 @@ def teach_parts(
         rows = teach(rows, teacher, store, grader)
         return direct(rows, teacher, store, grader) if answers else rows
     engine = getattr(teacher, 'engine', None)
-    return in_parts(read_parts(drafts), work, out, [teacher.name, teacher.preset, teacher.cfg.model_dump(), engine and engine.identity, answers, grader])
+    return in_parts(read_parts(drafts), work, out, [teacher.name, teacher.preset, teacher.cfg.model_dump(),
+        engine and engine.identity, answers, grader])
 
 def view_parts(
     traces:list[Path], # parts
@@ -140,7 +141,8 @@ def run_in_parts(
     portions = (_clean(rows, tests) for rows in problem_portions(cfg.problems, rows_at_once))
     views, folder = needed_views(cfg), cfg.path('parts')
     with cfg.open_store() as store:
-        with open_student(cfg) as student: drafts = draft_parts(portions, student, store, cfg.draft, folder/'drafts', cfg.grader)
+        with open_student(cfg) as student: drafts = draft_parts(portions, student, store, cfg.draft, folder/'drafts',
+            cfg.grader)
         with teacher_of(cfg, cfg.teacher[0]) as teacher:
             traces = teach_parts(drafts, teacher, store, folder/'traces', 'dsft' in views, cfg.grader)
     return dict(drafts=drafts, traces=traces) | view_parts(traces, views, cfg.views, folder, tests)
