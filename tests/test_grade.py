@@ -3,12 +3,17 @@ import gzip, json, os, random, re
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
+from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 
 from hypothesis import given, settings, strategies as st
 import pytest
 
 from cgd.grade import GRADERS, find_answer, grade, grade_many, last_boxed, last_number, one_spelling, read_answer, to_number
+from cgd.pipeline import RunConfig
+from cgd.rollouts import draft
+from cgd.teacher import direct, refine
 
 HERE = Path(__file__).parent
 # The second and third were written and committed before strict had seen any of their pairs, and scored once (24 Nov 2026; no label was changed): strict
@@ -69,6 +74,40 @@ def test_the_corpus_is_large_and_has_every_kind():
     assert len(by_hand) + len(blind) >= 300 and 3*len(blind) >= len(by_hand) + len(blind)
     assert {'fraction', 'interval', 'set', 'tuple', 'matrix', 'unit', 'percent', 'text', 'boxes', 'known_false'} <= {r['kind'] for r in blind} & {r['kind'] for r in by_hand}
     assert all(r['outcome'] == 'wrong' for r in by_hand + blind if r['kind'] == 'known_false')
+
+
+def test_strict_reads_what_people_write():
+    "Rows by kind, written beside the grader: each way to write an answer, and its wrong twins"
+    rows = corpus('grade_kinds.jsonl')
+    found = [g.outcome for g in grade_many([(r['reference'], r['completion']) for r in rows], timeout=60.)]
+    differ = [r for r, f in zip(rows, found) if (f == 'right') != (r['outcome'] == 'right')]
+    counts = Counter((r['kind'], r['outcome']) for r in rows)
+    assert not differ, differ
+    assert len(rows) > 1000 and all(counts[kind, 'right'] and counts[kind, 'wrong'] for kind, _ in counts), counts
+
+
+def test_decimals_are_exact():
+    same = [(r'\frac{10}{3}', r'\frac{1}{0.3}'), (r'\sqrt{0.5}', r'\frac{\sqrt2}{2}'), ('2^{0.5}', r'\sqrt{2}'),
+            (r'\frac{x}{3}', r'\frac{0.1x}{0.3}'), (r'\frac{x}{7}', r'\frac{0.3x}{2.1}'), (r'0.7\pi', r'\frac{7\pi}{10}'),
+            (r'\frac{0.1}{0.3}y', r'\frac{y}{3}'), ('e^{0.5}', r'\sqrt{e}'), (r'\ln 0.2', r'-\ln 5')]
+    close = [(r'\frac{10}{3}', r'\frac{1}{0.30000001}'), (r'\sqrt{0.5}', '0.70710678118654752440'), ('2^{0.5}', '2^{0.500001}'),
+             (r'\frac{x}{3}', '0.33333333333333333x')]
+    both = [pair for a, b in same + close for pair in ((a, b), (b, a))]
+    found = [g.outcome for g in grade_many([(a, rf'\boxed{{{b}}}') for a, b in both], timeout=60.)]
+    assert found == ['right']*2*len(same) + ['wrong']*2*len(close), list(zip(both, found))
+
+
+@pytest.mark.parametrize('gold', [r'\frac{\pi}{2}', r'\sqrt{3}', '(2, 9)', r'(-\infty, 4]', 'x^2 - 4x', r'12 \text{ cm}', 'C', 'Lima',
+                                  r'\frac{3}{4}', '15', 'yes', 'Because 2 is the only even prime, as Euclid knew by 300.'])
+def test_data_are_graded_by_what_fits_their_gold(gold):
+    def answers(rows, store): return [SimpleNamespace(text=t, finish_reason='stop', completion_tokens=9, key='k') for t in texts]
+    teacher = SimpleNamespace(name='t', preset='p', refine=answers, direct=answers)
+    texts = [rf'So it is \boxed{{{gold}}}.', f'The answer is {gold.rstrip(".")}.', gold, 'I can not say.']
+    asked = dict(problem_id='a', prompt='?', reference=gold, draft='?', critique='?', teacher='t', preset='p')
+    rows = [dict(asked, row_id=str(i)) for i in range(4)]
+    for done, column in ((refine(rows, teacher), 'refinement_grade'), (direct(rows, teacher), 'direct_grade')):
+        assert [r[column] == 'right' for r in done] == [True, True, True, False], done
+    assert RunConfig().grader == 'auto' and signature(draft).parameters['grader'].default == 'auto'
 
 
 def test_lenient_accepts_what_strict_accepts(judged):
