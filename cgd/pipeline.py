@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['STAGES', 'RunConfig', 'split_benchmark', 'benchmark_name', 'trainings', 'rivals_of', 'needed_views', 'check_names',
            'check_solutions', 'check_held_out', 'check_benchmark', 'check_teachers', 'check_engines', 'recipe',
-           'check_method', 'check_config', 'open_spread', 'teacher_of', 'usable_problems', 'readable', 'fitting',
-           'open_student', 'served', 'whole', 'tune', 'tune_rival', 'tune_all', 'settings_that_count', 'check_same_run',
-           'keep_config', 'tuning', 'stages', 'run', 'drafted', 'taught', 'split_traces', 'validation_pairs',
-           'same_rows', 'same_problems', 'load_tokenizer', 'save_lengths', 'make_pairs', 'examine', 'examine_all',
+           'check_thinking', 'check_method', 'check_config', 'open_spread', 'teacher_of', 'usable_problems', 'readable',
+           'fitting', 'open_student', 'served', 'whole', 'tune', 'tune_rival', 'tune_all', 'settings_that_count',
+           'check_same_run', 'keep_config', 'tuning', 'stages', 'run', 'drafted', 'taught', 'split_traces',
+           'validation_pairs', 'same_rows', 'same_problems', 'save_lengths', 'make_pairs', 'examine', 'examine_all',
            'clean_rows', 'shape_of', 'run_ledger', 'read_records', 'with_holm', 'results', 'caption', 'text_tables',
            'loss_table', 'harness_tables', 'probed_tables', 'report', 'students', 'looked_at', 'probe_students',
            'sampled_entropy', 'analyse', 'regrade_run', 'score_table', 'gap_table']
@@ -31,7 +31,7 @@ from .benchmarks import Items, load_benchmark
 from .cluster import ClusterConfig, open_cluster
 from .analysis import confusion, critique_report, drift, imitation, label_answers, ledger, method_costs, oracle_sessions, reach_table, reasoning, step_overlap
 from .evaluate import GRADER_NAMES, EvalConfig, at_k_table, changed_outcomes, compare, evaluate, graders_in, graders_of, holm, regrade_items, summarise
-from .generate import Engine, EngineConfig, SampleConfig, Store, engine_name, find_model, open_engine, sessions
+from .generate import Engine, EngineConfig, SampleConfig, Store, chat_facts, engine_name, find_model, load_tokenizer, open_engine, sessions
 from .rivals import RIVALS, RLConfig, check_rival, split_method, train_rival
 from .rollouts import draft, unsolved
 from .teacher import TeacherConfig, critique, direct, ignored_settings, open_teacher, own_settings, share_out, teach
@@ -184,6 +184,11 @@ def recipe(
     how = cfg.train.model_copy(update=dict(order='given', epochs=1)) if is_annealed(method) else cfg.train
     return how.model_copy(update=dict(push_to_hub=f'{how.push_to_hub}-{method.replace("+", "-and-")}')) if how.push_to_hub else how
 
+def check_thinking(cfg:RunConfig):
+    "Raise CgdError for a student whose chat template has no place for an answer that follows its prompt; with thinking=on that depends on the answers"
+    if cfg.engine.thinking == 'on' or not {*trainings(cfg)} - {*rivals_of(cfg)}: return
+    if fault := chat_facts(cfg.student, cfg.engine.thinking)['fault']: raise CgdError(f'engine.thinking: {cfg.student}: {fault} (or on, if all targets have thoughts)')
+
 def check_method(
     cfg:RunConfig, # the run
     method:str     # what is trained
@@ -201,6 +206,7 @@ def check_config(
     check_names(cfg)
     check_teachers(cfg)
     check_engines(cfg)
+    check_thinking(cfg)
     problems = load_problems(cfg.problems, cfg.n_problems).rows if cfg.methods else []
     held_out = load_problems(*split_benchmark(cfg.validation)).rows if cfg.validation else []
     check_solutions(cfg, problems)
@@ -291,7 +297,7 @@ def tune(
     held_out:Pairs|None=None # of the validation set
 ):
     "Fine-tune the untrained student on a method's pairs"
-    train(pairs, recipe(cfg, pairs.name), cfg.student, cfg.path('models', pairs.name), validation=held_out)
+    train(pairs, recipe(cfg, pairs.name), cfg.student, cfg.path('models', pairs.name), validation=held_out, thinking=cfg.engine.thinking)
 
 def tune_rival(
     cfg:RunConfig,    # the run
@@ -300,7 +306,7 @@ def tune_rival(
 ):
     "Let a rival train the untrained student, or that of the first stage"
     first, rival = split_method(method)
-    train_rival(rival, traces, cfg.rl, whole(cfg, first) if first else cfg.student, cfg.path('models', method))
+    train_rival(rival, traces, cfg.rl, whole(cfg, first) if first else cfg.student, cfg.path('models', method), thinking=cfg.engine.thinking)
 
 def tune_all(
     cfg:RunConfig,         # the run
@@ -317,7 +323,7 @@ def tune_all(
 
 # %% ../nbs/11_pipeline.ipynb #keep-config
 _WHERE = ('name', 'folder', 'store', 'allow_code', 'adapters', 'cluster')   # where a run is kept, and what it may do
-_OF_ENGINE = ('dtype', 'max_model_len', 'adapter', 'quantization', 'keep_thoughts', 'served_as')   # what of an engine decides its texts
+_OF_ENGINE = ('dtype', 'max_model_len', 'adapter', 'quantization', 'thinking', 'keep_thoughts', 'served_as')   # what of an engine decides its texts
 
 def _vouched(spec:str, engine:EngineConfig) -> str: return spec.rpartition('@')[0] if engine.served_as and spec.startswith('openai:') else spec
 
@@ -465,11 +471,6 @@ def same_problems(
     return [v for v in views if v.name in wanted], rows
 
 # %% ../nbs/11_pipeline.ipynb #save-lengths
-def load_tokenizer(model:str):
-    "A model's tokenizer, from transformers"
-    from transformers import AutoTokenizer
-    return AutoTokenizer.from_pretrained(find_model(model))
-
 def save_lengths(
     cfg:RunConfig,         # the run
     pairs:dict[str,Pairs], # by method
@@ -492,7 +493,7 @@ def make_pairs(
     views:list[Pairs] # from `same_problems`
 ) -> dict[str, Pairs]: # by method; methods whose pairs coincide are kept once
     "Training pairs of every method that has some, saved as JSON Lines"
-    tokenizer, rivals = load_tokenizer(cfg.student), rivals_of(cfg)
+    tokenizer, rivals = load_tokenizer(cfg.student, cfg.engine.thinking), rivals_of(cfg)
     if cfg.budget == 'target_tokens': views = equal_budget(views, target_tokens(tokenizer))
     named = {v.name: v for v in views}
     pairs = {m: compose(m, named, cfg.views, cfg.train.epochs) for m in trainings(cfg) if m not in rivals}
