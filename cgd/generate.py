@@ -6,8 +6,8 @@
 __all__ = ['TODAY', 'DATED', 'SampleConfig', 'Request', 'sample_requests', 'Completion', 'request_key', 'salvage', 'Store',
            'begin_session', 'add_completion', 'sessions', 'contents', 'export', 'find_store', 'merge', 'prune',
            'cache_folder', 'embedded_student', 'find_model', 'fingerprint', 'fold_system', 'accepted', 'chat_pieces',
-           'chat_ids', 'end_of_turn', 'split_thoughts', 'turn_ids', 'load_tokenizer', 'chat_facts', 'marked',
-           'EngineConfig', 'resolve_dtype', 'Memory', 'device_memory', 'model_context', 'weights_memory',
+           'chat_ids', 'end_of_turn', 'split_thoughts', 'turn_ids', 'set_thinking', 'load_tokenizer', 'chat_facts',
+           'marked', 'EngineConfig', 'resolve_dtype', 'Memory', 'device_memory', 'model_context', 'weights_memory',
            'memory_fault', 'Engine', 'LocalEngine', 'VllmEngine', 'HfEngine', 'OpenAIEngine', 'RecordedEngine',
            'engine_env', 'Worker', 'vllm_fault', 'open_engine', 'engine_name', 'complete', 'Unsupported',
            'ScoreRequest', 'Score', 'score_text', 'score_pairs', 'score']
@@ -612,25 +612,31 @@ def _changes(tokenizer, *settings:str) -> bool:
     chats = (asked, True), ([*asked, dict(role='assistant', content='y')], False)
     return any(_rendered(tokenizer, *chat) != _rendered(tokenizer, *chat, **_SWITCH[s]) for chat in chats for s in settings)
 
-def load_tokenizer(
-    model:str,            # 'smollm2', a local folder, or a Hub id
-    thinking:str='auto',  # 'on' or 'off', where its chat template knows the difference
-    **more                # for transformers
-):                        # from transformers
-    "A model's tokenizer"
-    from transformers import AutoTokenizer
-    tokenizer = AutoTokenizer.from_pretrained(find_model(model), **more)
+def set_thinking(
+    tokenizer,   # of the model, from transformers; its chat template is changed
+    thinking:str # 'on', 'off', or 'auto', which changes nothing
+):               # the same tokenizer
+    "Let a chat template think or not by default, where it knows the difference"
     if thinking == 'auto' or not _changes(tokenizer, thinking): return tokenizer
     defaults = ''.join(f'{{% if {k} is not defined %}}{{% set {k} = {str(v).lower()} %}}{{% endif %}}' for k, v in _SWITCH[thinking].items())
     tokenizer.chat_template = f'{defaults}\n{tokenizer.get_chat_template()}'   # the line end goes with the block before it
     return tokenizer
+
+def load_tokenizer(
+    model:str,            # 'smollm2', a local folder, or a Hub id
+    thinking:str='auto',  # see `set_thinking`
+    **more                # for transformers
+):                        # from transformers
+    "A model's tokenizer, as its chats are wanted"
+    from transformers import AutoTokenizer
+    return set_thinking(AutoTokenizer.from_pretrained(find_model(model), **more), thinking)
 
 # %% ../nbs/03_generate.ipynb #chat-facts
 def _find_facts(folder:str, thinking:str) -> dict:
     tokenizer = load_tokenizer(folder)
     facts = dict(changed=_changes(tokenizer, thinking), thinks=_changes(tokenizer, 'on', 'off'), end=end_of_turn(tokenizer), fault='',
                  system=_takes(tokenizer, [dict(role='system', content='x'), dict(role='user', content='y')]))
-    try: turn_ids(load_tokenizer(folder, thinking), [dict(role='user', content='x')], 'y')
+    try: turn_ids(set_thinking(tokenizer, thinking), [dict(role='user', content='x')], 'y')
     except CgdError as e: facts['fault'] = str(e)
     return facts
 

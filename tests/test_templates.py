@@ -11,7 +11,7 @@ import pytest
 from cgd.core import CgdError
 from cgd.data import load_problems
 from cgd.generate import (DATED, Request, SampleConfig, Store, accepted, chat_facts, chat_ids, complete, end_of_turn, find_model, load_tokenizer, open_engine,
-                          split_thoughts, turn_ids)
+                          set_thinking, split_thoughts, turn_ids)
 from cgd.rollouts import draft
 from cgd.teacher import TeacherConfig, critique, direct, open_teacher, refine
 from cgd.views import VIEWS, build, render
@@ -102,18 +102,31 @@ SPECIAL = re.compile(r'<\|[^|>\s]+\|>|<｜[^｜>\s]+｜>|<(?:start|end)_of_turn>
 SETTINGS = [('auto', PLAIN), ('auto', THOUGHT), ('off', PLAIN), ('off', THOUGHT), ('on', PLAIN), ('on', THOUGHT)]
 
 
-def save_family(folder, template):
-    "A folder with a tokenizer for a template: the embedded student's words, cut up as Qwen's are, and all that the template has of special tokens"
+@pytest.fixture(scope='module')
+def words():
+    "The embedded student's tokenizer, cutting text up as Qwen's does, with all special tokens of all these templates"
     from tokenizers import Regex, pre_tokenizers
     tokenizer = load_tokenizer('smollm2')
     cut = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(cut), 'isolated'), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    tokenizer.add_special_tokens(dict(additional_special_tokens=[*sorted({*SPECIAL.findall(template)}), '<bos>', '<eos>']))
+    special = {t for f in SHIPPED.glob('*.jinja') for t in SPECIAL.findall(f.read_text())} | {'<|user|>', '<|assistant|>', '<bos>', '<eos>'}
+    tokenizer.add_special_tokens(dict(additional_special_tokens=sorted(special)))
     tokenizer.add_tokens(['<think>', '</think>'])
-    tokenizer.bos_token, tokenizer.eos_token, tokenizer.chat_template = '<bos>', '<eos>', template
-    tokenizer.save_pretrained(folder)
+    tokenizer.bos_token, tokenizer.eos_token = '<bos>', '<eos>'
+    return tokenizer
+
+
+def speaking(words, template, thinking='auto'):
+    "The tokenizer with a template: its text, or the name of one that TRL ships"
+    words.chat_template = template if '{' in template else (SHIPPED/f'{template}.jinja').read_text()
+    return set_thinking(words, thinking)
+
+
+def as_model(words, template, folder):
+    "A folder with the embedded student's config, and this tokenizer and template: enough to open an engine"
+    speaking(words, template).save_pretrained(folder)
     config = json.loads(Path(find_model('smollm2'), 'config.json').read_text())
-    Path(folder, 'config.json').write_text(json.dumps(config | dict(eos_token_id=tokenizer.eos_token_id)))
+    Path(folder, 'config.json').write_text(json.dumps(config | dict(eos_token_id=words.eos_token_id)))
     return str(folder)
 
 
@@ -125,11 +138,11 @@ def conversations(tokenizer, target):
         for more in ([], ASKED): yield tokenizer.apply_chat_template([*ASKED, dict(role='assistant', **turn), *more], tokenize=False, **DATED)
 
 
-@pytest.mark.parametrize('name', sorted(f.name for f in SHIPPED.glob('*.jinja')))
-def test_pairs_are_a_beginning_of_what_the_template_writes(name, tmp_path):
-    folder, fits = save_family(tmp_path, (SHIPPED/name).read_text()), set()
+@pytest.mark.parametrize('name', sorted(f.stem for f in SHIPPED.glob('*.jinja')))
+def test_pairs_are_a_beginning_of_what_the_template_writes(name, words):
+    fits = set()
     for thinking, target in SETTINGS:
-        try: tokenizer = load_tokenizer(folder, thinking); prompt, written = turn_ids(tokenizer, ASKED, target)
+        try: tokenizer = speaking(words, name, thinking); prompt, written = turn_ids(tokenizer, ASKED, target)
         except CgdError as e: assert str(e).startswith('the chat template ') and '\n' not in str(e); continue
         fits.add((thinking, target))
         assert prompt == tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=False, **DATED)
@@ -155,15 +168,15 @@ RULES = {  # ... -> the line that refuses
 
 
 @pytest.mark.parametrize('name, thinking, target', [*PLACES, *RULES])
-def test_where_an_answer_stands(name, thinking, target, tmp_path):
-    tokenizer = load_tokenizer(save_family(tmp_path, (SHIPPED/f'{name}.jinja').read_text()), thinking)
+def test_where_an_answer_stands(name, thinking, target, words):
+    tokenizer = speaking(words, name, thinking)
     if rule := RULES.get((name, thinking, target)):
         with pytest.raises(CgdError, match=rule): turn_ids(tokenizer, ASKED, target)
     else: assert tokenizer.decode(turn_ids(tokenizer, ASKED, target)[1]) == PLACES[name, thinking, target]
 
 
-def test_a_student_carries_its_setting_along(tmp_path):
-    folder = save_family(tmp_path/'a', (SHIPPED/'qwen3_5_think.jinja').read_text())
+def test_a_student_carries_its_setting_along(words, tmp_path):
+    folder = as_model(words, 'qwen3_5_think', tmp_path/'a')
     load_tokenizer(folder, 'off').save_pretrained(tmp_path/'b')
     shutil.copy(f'{folder}/config.json', tmp_path/'b')
     plain, own, off = load_tokenizer(folder), load_tokenizer(tmp_path/'b'), load_tokenizer(folder, 'off')
@@ -172,8 +185,8 @@ def test_a_student_carries_its_setting_along(tmp_path):
     assert load_tokenizer(tmp_path/'b', 'off').chat_template == own.chat_template
 
 
-def test_thinking_is_in_the_key_where_it_changes_the_chat(tmp_path):
-    thinks, other = save_family(tmp_path/'a', (SHIPPED/'qwen3.jinja').read_text()), save_family(tmp_path/'b', (SHIPPED/'qwen2_5.jinja').read_text())
+def test_thinking_is_in_the_key_where_it_changes_the_chat(words, tmp_path):
+    thinks, other = as_model(words, 'qwen3', tmp_path/'a'), as_model(words, 'qwen2_5', tmp_path/'b')
     def told(folder, thinking): return open_engine(f'hf:{folder}', thinking=thinking, dtype='float32').identity
     assert told(other, 'auto') == told(other, 'on') == told(other, 'off')
     assert told(thinks, 'off') == told(thinks, 'auto') | dict(thinking='off')
@@ -194,25 +207,23 @@ LATER = "{% for m in messages %}{{ '<|user|>' if m.role == 'user' else '<|assist
 SYSTEM = [dict(role='system', content='Be brief.'), *ASKED]
 
 
-def prompt_of(template, messages, tmp_path):
-    tokenizer = load_tokenizer(save_family(tmp_path, template))
-    return tokenizer.decode(chat_ids(tokenizer, messages))
+def prompt_of(words, template, messages): return words.decode(chat_ids(speaking(words, template), messages))
 
 
-@pytest.mark.parametrize('template', [NO_SYSTEM, DROPS_SYSTEM, ALTERNATES, (SHIPPED/'gemma.jinja').read_text()])
-def test_a_system_turn_that_is_not_taken_stands_in_the_user_turn(template, tmp_path):
-    assert 'user\nBe brief.\n\nWhat is 2 + 2?<' in prompt_of(template, SYSTEM, tmp_path) and not chat_facts(tmp_path)['system']
+@pytest.mark.parametrize('template', [NO_SYSTEM, DROPS_SYSTEM, ALTERNATES, 'gemma'])
+def test_a_system_turn_that_is_not_taken_stands_in_the_user_turn(template, words, tmp_path):
+    assert 'user\nBe brief.\n\nWhat is 2 + 2?<' in prompt_of(words, template, SYSTEM) and not chat_facts(as_model(words, template, tmp_path))['system']
     more = [*SYSTEM, dict(role='assistant', content='4'), dict(role='user', content='Sure?')]
-    assert prompt_of(template, more, tmp_path).count('Be brief.') == 1
+    assert prompt_of(words, template, more).count('Be brief.') == 1
 
 
-def test_system_turns_that_are_taken_stay_and_empty_ones_go(tmp_path):
-    assert 'system\nBe brief.<' in prompt_of(CHATML, SYSTEM, tmp_path) and chat_facts(tmp_path)['system']
-    assert prompt_of(CHATML, [dict(role='system', content=' '), *ASKED], tmp_path) == prompt_of(CHATML, ASKED, tmp_path)
+def test_system_turns_that_are_taken_stay_and_empty_ones_go(words):
+    assert 'system\nBe brief.<' in prompt_of(words, CHATML, SYSTEM) and chat_facts('smollm2')['system']
+    assert prompt_of(words, CHATML, [dict(role='system', content=' '), *ASKED]) == prompt_of(words, CHATML, ASKED)
 
 
-def test_turns_in_a_row_become_one_where_they_must_alternate(tmp_path):
-    tokenizer = load_tokenizer(save_family(tmp_path, ALTERNATES))
+def test_turns_in_a_row_become_one_where_they_must_alternate(words):
+    tokenizer = speaking(words, ALTERNATES)
     assert accepted(tokenizer, [*SYSTEM, *ASKED])[0] == [dict(role='user', content='Be brief.\n\nWhat is 2 + 2?\n\nWhat is 2 + 2?')]
     with pytest.raises(CgdError, match='refuses turns of assistant: user and assistant must alternate'): accepted(tokenizer, [dict(role='assistant', content='x')])
 
@@ -226,37 +237,39 @@ def test_folding_is_said_once(tiny_model, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('name', ['llama3_2', 'gptoss', 'muse_glimmer', 'own'])
-def test_a_date_in_the_template_is_the_same_on_any_day(name, tmp_path, monkeypatch):
+def test_a_date_in_the_template_is_the_same_on_any_day(name, words, tmp_path, monkeypatch):
     from transformers.utils import chat_template_utils
-    folder = save_family(tmp_path, DATE if name == 'own' else (SHIPPED/f'{name}.jinja').read_text())
+    folder = as_model(words, DATE if name == 'own' else name, tmp_path)
     prompts, keys = set(), set()
     for day in (3, 4):
         class Frozen(datetime.datetime):
             @classmethod
             def now(cls): return cls(2031, 5, day)
         monkeypatch.setattr(chat_template_utils, 'datetime', Frozen)
-        tokenizer = load_tokenizer(folder)
+        tokenizer = words
         assert f'{day:02}' in tokenizer.apply_chat_template(ASKED, tokenize=False)   # the clock is the template's
         prompts.add(str([chat_ids(tokenizer, ASKED), turn_ids(tokenizer, ASKED, PLAIN)]))
         keys.add(str(open_engine(f'hf:{folder}', dtype='float32').identity))
     assert len(prompts) == len(keys) == 1 and "'date': '2026-01-01'" in keys.pop()
 
 
-def test_an_open_thought_that_nothing_closes_is_refused(tmp_path):
-    tokenizer = load_tokenizer(save_family(tmp_path, OPENS))
+def test_an_open_thought_that_nothing_closes_is_refused(words):
+    tokenizer = speaking(words, OPENS)
     with pytest.raises(CgdError, match='another chat_template.jinja'): turn_ids(tokenizer, ASKED, PLAIN)
     assert tokenizer.decode(turn_ids(tokenizer, ASKED, THOUGHT)[1]) == 'Two and two.\n</think>\n\nIt is 4.<|im_end|>'
 
 
-def test_a_switch_by_another_name(tmp_path):
-    folder = save_family(tmp_path, NAMED)
-    assert load_tokenizer(folder).decode(turn_ids(load_tokenizer(folder), ASKED, PLAIN)[1]) == 'It is 4.<|im_end|>'
-    on = load_tokenizer(folder, 'on')
-    assert on.decode(turn_ids(on, ASKED, THOUGHT)[1]) == '<think>Two and two.</think>It is 4.<|im_end|>'
+def test_a_turn_that_the_next_one_ends(words):
+    assert words.decode(turn_ids(speaking(words, LATER), ASKED, PLAIN)[1]) == 'It is 4.<|user|>'
 
 
-def test_tags_inside_an_answer_are_text(tmp_path):
-    tokenizer, odd = load_tokenizer(save_family(tmp_path, (SHIPPED/'qwen3.jinja').read_text())), 'Write </think> after <think>.'
+def test_a_switch_by_another_name(words):
+    assert words.decode(turn_ids(speaking(words, NAMED), ASKED, PLAIN)[1]) == 'It is 4.<|im_end|>'
+    assert words.decode(turn_ids(speaking(words, NAMED, 'on'), ASKED, THOUGHT)[1]) == '<think>Two and two.</think>It is 4.<|im_end|>'
+
+
+def test_tags_inside_an_answer_are_text(words):
+    tokenizer, odd = speaking(words, 'qwen3'), 'Write </think> after <think>.'
     assert tokenizer.decode(turn_ids(tokenizer, ASKED, odd)[1]) == f'<think>\n\n</think>\n\n{odd}<|im_end|>'
 
 
