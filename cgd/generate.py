@@ -988,7 +988,9 @@ class OpenAIEngine(Engine):
         if not name or not all(map(_is_address, self.addresses)): raise CgdError(f'{spec}: write it as openai:MODEL@http://HOST:PORT/v1, several addresses with commas between them')
         super().__init__(spec, name, cfg)
         where = dict(served_as=cfg.served_as) if cfg.served_as else dict(address=address)
-        self.identity = dict(kind='openai', **where, model=name, **(dict(thoughts=True) if cfg.keep_thoughts else {}))
+        self.keeps = cfg.keep_thoughts or cfg.thinking == 'on'
+        told = dict(thoughts=self.keeps, thinking=cfg.thinking != 'auto' and cfg.thinking)   # what its template makes of that is not known here
+        self.identity = dict(kind='openai', **where, model=name, **{k: v for k, v in told.items() if v})
     @property
     def version(self) -> str: return _version('openai')
 
@@ -1048,14 +1050,16 @@ async def _ask(client, engine:OpenAIEngine, key:str, request:Request) -> Complet
     if any(isinstance(turn, int) for turn in request.messages): raise CgdError(f'{engine.spec}: {request.id}: an endpoint takes chat turns, not token ids')
     cap = 'max_completion_tokens' if client.base_url.host == 'api.openai.com' else 'max_tokens'
     extra = dict(seed=request.seed) if request.temperature else {}
-    if engine.cfg.keep_thoughts: extra |= dict(extra_body=dict(skip_special_tokens=False))   # as vLLM's and SGLang's servers call it
+    body = dict(skip_special_tokens=False) if engine.keeps else {}   # as vLLM's and SGLang's servers call it
+    if engine.cfg.thinking != 'auto': body |= dict(chat_template_kwargs=_SWITCH[engine.cfg.thinking])
+    if body: extra |= dict(extra_body=body)
     for attempt in range(engine.cfg.max_retries + 1):
         if attempt: await asyncio.sleep(random.uniform(.1, min(8, .2 * 2**attempt)))
         try:
             came = await client.chat.completions.create(model=engine.name, messages=request.messages, temperature=request.temperature,
                 top_p=request.top_p, stop=list(request.stop) or openai.omit, **{cap: request.max_new_tokens}, **extra)
             answer = _read_answer(came, key, time.perf_counter() - start)
-            return dataclasses.replace(answer, text=_END_MARK.sub('', answer.text)) if engine.cfg.keep_thoughts else answer
+            return dataclasses.replace(answer, text=_END_MARK.sub('', answer.text)) if engine.keeps else answer
         except (json.JSONDecodeError, UnicodeDecodeError, openai.APIResponseValidationError, _NoAnswer): continue
         except openai.APIStatusError as e:
             if e.status_code == 400 and re.search('context[_ ](length|size|window)', str(e).lower()): return Completion('', 'too_long', 0, 0, key=key)

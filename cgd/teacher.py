@@ -572,6 +572,7 @@ def fill(
 
 # %% ../nbs/05_teacher.ipynb #messages
 def _turn(role:str, content:str) -> dict: return dict(role=role, content=content)
+def _asking(system:str, user:str) -> list[dict]: return [*([_turn('system', system)] if system.strip() else []), _turn('user', user)]
 
 def critique_messages(
     preset:Preset,  # what to ask
@@ -580,7 +581,7 @@ def critique_messages(
 ) -> list[dict]:    # chat turns
     "What an LM teacher is asked for a critique"
     note = '\n\n' + preset.reference_note if reference else ''
-    return [_turn('system', preset.critique_system), _turn('user', fill(preset.critique_user + note, row))]
+    return _asking(preset.critique_system, fill(preset.critique_user + note, row))
 
 def refine_messages(
     preset:Preset,  # what to ask
@@ -591,7 +592,7 @@ def refine_messages(
     if preset.chained:
         return [*critique_messages(preset, row, reference), _turn('assistant', row['critique']), _turn('user', fill(preset.refine_user, row))]
     note = '\n\n' + preset.reference_note if reference else ''
-    return [_turn('system', preset.refine_system), _turn('user', fill(preset.refine_user + note, row))]
+    return _asking(preset.refine_system, fill(preset.refine_user + note, row))
 
 # %% ../nbs/05_teacher.ipynb #teacher-config
 class TeacherConfig(Config):

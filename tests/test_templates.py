@@ -327,3 +327,33 @@ def test_the_saved_model_names_it(method, otherwise, tmp_path):
     train(pairs, TrainConfig(backend='trl', method=method, epochs=1, dtype='float32'), otherwise, tmp_path/'out', progress=False)
     saved = json.loads(Path(merge(otherwise, tmp_path/'out', tmp_path/'merged'), 'generation_config.json').read_text())['eos_token_id']
     assert saved == [end_of_turn(load_tokenizer(otherwise)), load_tokenizer(otherwise).eos_token_id]
+
+
+def test_an_empty_system_text_sends_no_turn():
+    from cgd.teacher import PRESETS, critique_messages, refine_messages
+    bare, row = PRESETS['paper'].model_copy(update=dict(critique_system='', refine_system=' ')), dict(prompt='2 + 2?', draft='5', critique='No.')
+    assert [[t['role'] for t in make(bare, row)] for make in (critique_messages, refine_messages)] == [['user']]*2
+
+
+def test_an_endpoint_is_told_of_thinking_when_it_is_set(tmp_path):
+    "A server sees what its own template calls it, and nothing unless it is set"
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+    from threading import Thread
+    seen = []
+
+    class Server(BaseHTTPRequestHandler):
+        def log_message(self, *args): pass
+        def do_POST(self):
+            seen.append(json.loads(self.rfile.read(int(self.headers['content-length']))))
+            body = json.dumps(dict(id='x', object='chat.completion', created=0, model='m', usage=dict(prompt_tokens=1, completion_tokens=1, total_tokens=2),
+                                   choices=[dict(index=0, finish_reason='stop', message=dict(role='assistant', content='4'))])).encode()
+            self.send_response(200); self.send_header('content-type', 'application/json'); self.send_header('content-length', str(len(body))); self.end_headers()
+            self.wfile.write(body)
+    server = ThreadingHTTPServer(('127.0.0.1', 0), Server)
+    Thread(target=server.serve_forever, daemon=True).start()
+    keys = []
+    for thinking in ('auto', 'off'):
+        with open_engine(f'openai:m@http://127.0.0.1:{server.server_port}/v1', thinking=thinking) as engine, Store(tmp_path/f'{thinking}.sqlite') as store:
+            keys.append(complete(engine, [Request('p', ASKED)], store)[0].key)
+    server.shutdown()
+    assert [body.get('chat_template_kwargs') for body in seen] == [None, dict(enable_thinking=False, thinking=False)] and keys[0] != keys[1]
