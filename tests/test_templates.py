@@ -357,3 +357,11 @@ def test_an_endpoint_is_told_of_thinking_when_it_is_set(tmp_path):
             keys.append(complete(engine, [Request('p', ASKED)], store)[0].key)
     server.shutdown()
     assert [body.get('chat_template_kwargs') for body in seen] == [None, dict(enable_thinking=False, thinking=False)] and keys[0] != keys[1]
+
+
+def test_a_run_says_so_before_it_drafts(words, tmp_path):
+    from cgd.pipeline import RunConfig, check_thinking
+    folder = as_model(words, 'nemotron_3_nano', tmp_path)
+    def run(thinking, methods=('cgd',)): return check_thinking(RunConfig.make(dict(name='x', student=folder, methods=methods, engine=dict(thinking=thinking))))
+    with pytest.raises(CgdError, match=r'engine.thinking: .* asks for an answer after .* set thinking=off \(or on, if all targets have thoughts\)'): run('auto')
+    assert run('off') is run('on') is run('auto', ('grpo',)) is None
