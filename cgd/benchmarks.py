@@ -8,22 +8,23 @@ __all__ = ['BENCHMARKS', 'Benchmark', 'shuffled', 'to_item', 'Items', 'bench_fil
            'to_program', 'passes', 'grade_items', 'mc_scores', 'score_items', 'registry']
 
 # %% ../nbs/08_benchmarks.ipynb #imports
-import ast, inspect, math, os, random, re, signal, string, subprocess, sys, tempfile
+import ast, inspect, math, os, random, re, signal, string, subprocess, sys, tempfile, textwrap
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from fractions import Fraction
 from functools import cache
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 from pkgutil import resolve_name
+from types import SimpleNamespace
 from unittest.mock import patch
 
 from .core import CgdError, checksum, content_hash, derive_seed, shipped, usable_cores
 from .data import SETS, FieldConfig, load_problems, parse_row, read_file, read_hub, to_problem
 from .generate import Engine, ScoreRequest, Store, score
-from .grade import Grade, grade_many, last_boxed, last_number, to_number
+from .grade import Grade, failed_grade, find_choice, grade_many, last_boxed, last_number, run_guarded, to_number
 from .views import ASK
 
 # %% ../nbs/08_benchmarks.ipynb #benchmark
@@ -280,7 +281,6 @@ def final_part(
 
 # %% ../nbs/08_benchmarks.ipynb #stated
 _SAID = re.compile(r'answer\s+is:?\s*(.*)', re.I)
-_CHOSEN = re.compile(r'\(?([A-Za-z])\)?(?![\w\'])')
 
 def _said(text:str) -> str|None:
     "The answer that a text states: its last box, else the rest of the line after its last `answer is`"
@@ -296,19 +296,20 @@ def stated(
     said = _said(text)
     if said is None: return Grade('no_answer')
     bare = lambda t: ' '.join(re.sub(r'\*|\\(?=[{}])', '', t).strip().strip('"\'`$').removesuffix('.').casefold().split())
-    letter = re.fullmatch(r'\(([A-Za-z])\)', row['reference'])
-    if letter: right = bool((m := _CHOSEN.match(said.strip(' *"\'`$'))) and m[1].upper() == letter[1].upper())
-    else: right = bare(said) == bare(row['reference'])
+    if not re.fullmatch(r'\([A-Za-z]\)', row['reference']): right = bare(said) == bare(row['reference'])
+    else:
+        chosen = find_choice(text, string.ascii_uppercase)
+        if len(chosen) > 1: return Grade('no_answer')
+        right = chosen == row['reference'][1].upper()
     return Grade('right' if right else 'wrong', said)
 
 # %% ../nbs/08_benchmarks.ipynb #tolerant
-def _value(text:str) -> float|None:
+def _value(text:str) -> Fraction|None:
     "The number that a text is; None if it is none"
     exact = to_number(text)
-    if exact is not None: return float(exact)
-    try: value = float(text)
-    except ValueError: return None
-    return value if math.isfinite(value) else None
+    if exact is not None: return exact
+    try: return Fraction(float(text))
+    except (ValueError, OverflowError): return None   # no number; infinite
 
 def _values(text:str) -> list:
     inside = re.sub(r'\\(?:left|right)|\\[{}]|[\[\](){}]', ' ', text)
@@ -325,11 +326,22 @@ def tolerant(
     if None in gold: return stated(row, f'\\boxed{{{said}}}')
     if len(gold) == 1 and (whole := _value(said.replace('{,}', ',').strip(' $'))) is not None: mine = [whole]   # 1,000 is no list, and 10^{-5} a number
     elif len(gold) == 1 and None in mine and (number := last_number(said)): mine = [_value(number)]   # `about 12 metres`
-    near = .04 if 'float' in about.get('answer_type', '') else 0.
-    close = lambda a, b: b is not None and abs(a - b) <= max(near*abs(a), float(about.get('error') or 0), 1e-9*abs(a))
+    near = Fraction(4, 100) if 'float' in about.get('answer_type', '') else Fraction(1, 10**9)
+    close = lambda a, b: b is not None and abs(a - b) <= max(near*abs(a), Fraction(float(about.get('error') or 0)))
     return Grade('right' if len(gold) == len(mine) and all(map(close, gold, mine)) else 'wrong', said)
 
 # %% ../nbs/08_benchmarks.ipynb #ifeval-checks
+def _draw_nothing(registry, *modules):
+    "Make lm-eval's checkers choose the first where they would draw, and count the sign that they are asked to count"
+    first = dict(choice=lambda some: some[0], randint=lambda low, high: low, sample=lambda some, k: some[:k])
+    for module in modules: module.random = SimpleNamespace(**first)
+    class Signs(modules[0].LetterFrequencyChecker):
+        def build_description(self, *, letter=None, **rest):
+            described = super().build_description(letter=letter, **rest)
+            if letter and len(letter) == 1: self._letter = letter.lower()
+            return described
+    registry.INSTRUCTION_DICT['keywords:letter_frequency'] = Signs
+
 @cache
 def instruction_checks() -> Callable: # lm-eval's process_results of IFEval
     "lm-eval's checkers of IFEval, made repeatable and offline"
@@ -337,7 +349,7 @@ def instruction_checks() -> Callable: # lm-eval's process_results of IFEval
         raise CgdError(f"ifeval: its checkers need {', '.join(missing)}: pip install 'cgd[eval]'")
     import langdetect, nltk, nupunkt
     with patch.dict(os.environ, LOCAL_RANK='1'):   # the first process of several would download a splitter
-        from lm_eval.tasks.ifeval import instructions_util, utils
+        from lm_eval.tasks.ifeval import instructions, instructions_registry, instructions_util, utils
     class Words:
         tokenize = nltk.tokenize
         @staticmethod
@@ -345,6 +357,7 @@ def instruction_checks() -> Callable: # lm-eval's process_results of IFEval
     instructions_util.nltk = Words
     instructions_util.count_sentences = lambda text: len(nupunkt.sent_tokenize(text))
     langdetect.DetectorFactory.seed = 0
+    _draw_nothing(instructions_registry, instructions, instructions_util)
     return utils.process_results
 
 # %% ../nbs/08_benchmarks.ipynb #ifeval-grade
@@ -377,25 +390,16 @@ def ifeval_scores(
     return line
 
 # %% ../nbs/08_benchmarks.ipynb #ifeval-slow
-_LONG = 8_000   # letters; below, the worst reply takes a second or so
-
 def follow_many(
     rows:list[dict],   # items of IFEval
     texts:list[str],   # a reply to each
-    timeout:float=10.  # seconds for a long one
+    timeout:float=10.  # seconds for one
 ) -> list[dict]:       # as `follows` gives; the outcomes of a reply that takes longer are `timeout`
-    "Check many replies, long ones under a hard time limit"
-    long = [i for i, text in enumerate(texts) if len(text) > _LONG]
-    lines = [None if len(text) > _LONG else follows(row, text) for row, text in zip(rows, texts)]
-    if not long: return lines
-    from pebble import ProcessExpired, ProcessPool
-    start, check = (resolve_name(f'cgd.benchmarks:{name}') for name in ('instruction_checks', 'follows'))   # importable in a spawned process
-    with ProcessPool(max_workers=min(usable_cores(), len(long)), context=get_context('spawn'), initializer=start) as pool:
-        futures = {i: pool.schedule(check, args=(rows[i], texts[i]), timeout=timeout) for i in long}
-        for i, future in futures.items():
-            try: lines[i] = future.result()
-            except (TimeoutError, ProcessExpired, MemoryError): lines[i] = _outcomes(len(rows[i]['item']['instruction_id_list']), None, 'timeout')
-    return lines
+    "Check many replies in workers with limits of time and memory"
+    checks, replies = 'cgd.benchmarks:instruction_checks', list(zip(rows, texts))
+    found = run_guarded('cgd.benchmarks:follows', replies, checks, timeout=timeout)
+    failed = lambda row, why: _outcomes(len(row['item']['instruction_id_list']), None, failed_grade(None, why).outcome)
+    return [line or failed(row, why) for row, (line, why) in zip(rows, found)]
 
 # %% ../nbs/08_benchmarks.ipynb #confine-parts
 def _call(name:str, *args):
@@ -467,7 +471,7 @@ while len(program) < {size}: program += os.read(0, {size} - len(program)) or sys
 told, mark, null = os.dup(1), os.dup(0), os.open(os.devnull, os.O_RDWR)
 how = confine({seconds}, {megabytes})
 for stream in (0, 1, 2): os.dup2(null, stream)
-try: exec(compile(program.decode(), '<completion>', 'exec'), dict(__name__='__main__'))
+try: exec(compile(program.decode(), '<completion>', 'exec'), {{}})
 except BaseException as e: error = f'{{type(e).__name__}}: {{e}}'
 else: error = ''
 os.write(told, os.read(mark, 16) + f'{{how}} {{error[:200]}}'.encode(errors='replace'))
@@ -475,7 +479,7 @@ os._exit(0)
 """
 
 def run_code(
-    program:str,      # Python, run as a script
+    program:str,      # Python; as in HumanEval's own evaluation, it is not `__main__`
     seconds:int=5,    # before it is killed
     megabytes:int=1024 # of memory
 ) -> dict:            # outcome right (it came to its end), wrong or timeout; error; confined by 'namespaces' or 'limits'
@@ -500,30 +504,75 @@ def _ending(told:tuple, code:int, noise:bytes) -> dict:
     return dict(outcome='timeout' if late else 'wrong', error='' if late else noise.decode(errors='replace').strip()[-200:] or 'ended early', confined='')
 
 # %% ../nbs/08_benchmarks.ipynb #program
-_FENCE = re.compile(r'```[ \t]*\w*[ \t]*\r?\n(.*?)(?:```|\Z)', re.S)
-_FIRST = re.compile(r'^(?:def|class|import|from|@)\b', re.M)
+_STAY = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign
 
-def _code_in(text:str) -> str:
-    "What is code in a text without fences: from its first definition, as far as it can be compiled"
-    lines = text[_FIRST.search(text).start():].splitlines()
-    for end in range(len(lines), 0, -1):
-        try: compile('\n'.join(lines[:end]), '<reply>', 'exec', ast.PyCF_ONLY_AST)
-        except (SyntaxError, ValueError): continue
-        return '\n'.join(lines[:end]) + '\n'
-    return '\n'.join(lines)
+def _parsed(text:str) -> tuple[list, list]:
+    "The lines of a text that are Python, from its first on, and their statements"
+    lines = text.splitlines()
+    while lines:
+        try: return lines, ast.parse('\n'.join(lines)).body
+        except (MemoryError, RecursionError, ValueError): return [], []   # nested too deeply; null bytes
+        except SyntaxError as e: del lines[min(len(lines), e.lineno or 1) - 1:]   # from the line with the error on
+    return [], []
+
+def _names(statement:ast.stmt) -> set:
+    "What a statement defines"
+    targets = getattr(statement, 'targets', [getattr(statement, 'target', None)])
+    return {getattr(statement, 'name', None), *(getattr(t, 'id', None) for t in targets)} - {None}
+
+def _acts(statement:ast.stmt, name:str) -> bool:
+    "Does it call the function, ask for input or end the program, here and now?"
+    calls = (n.func for n in ast.walk(statement) if isinstance(n, ast.Call))
+    called = {getattr(f, 'id', getattr(f, 'attr', '')) for f in calls}
+    return not isinstance(statement, _STAY[:3]) and bool(called & {name, 'input', 'exit', 'quit', 'parse_args'})
+
+def _definitions(code:str, name:str) -> str:
+    "A function and what stands with it, without what only uses it"
+    lines, statements = _parsed(code)
+    last = max((i for i, s in enumerate(statements) if name in _names(s)), default=-1)
+    future = lambda s: getattr(s, 'module', '') == '__future__'
+    kept = [s for i, s in enumerate(statements)
+            if i == last or (i < last or isinstance(s, _STAY)) and not _acts(s, name) and not future(s)]
+    first = lambda s: min([s.lineno, *(d.lineno for d in getattr(s, 'decorator_list', []))])
+    return '\n'.join(line for s in kept for line in lines[first(s) - 1:s.end_lineno])
+
+# %% ../nbs/08_benchmarks.ipynb #to-program
+_FENCE = re.compile(r'(?:```|~~~)[^\n`]*\n(.*?)(?:```|~~~|\Z)', re.S)
+_FIRST = re.compile(r'^(?:def|class|import|from|async|@|\w+\s*=)', re.M)
+
+def _defines(code:str, name:str) -> bool: return any(name in _names(s) for s in _parsed(code)[1])
+
+def _whole(text:str, blocks:list[str], name:str) -> str:
+    "The code that defines a function, with the blocks that define what it uses; '' if nothing does"
+    if not blocks:
+        at = re.search(rf'^(?:async )?(?:def )?{re.escape(name)}\b.*', text, re.M)
+        starts = [m.start() for m in _FIRST.finditer(text, 0, at.end() if at else 0)]
+        return next((c for i in starts if _defines(c := text[i:], name)), '')
+    code = next((b for b in reversed(blocks) if _defines(b, name)), '')
+    uses = {n.id for s in _parsed(code)[1] for n in ast.walk(s) if isinstance(n, ast.Name)}
+    helpers = [b for b in blocks if not _defines(b, name) and uses & {n for s in _parsed(b)[1] for n in _names(s)}]
+    return '\n\n'.join(_definitions(b, name) for b in [*helpers, code])
+
+def _as_body(code:str, prompt:str) -> str:
+    "Code as the body of the function that a prompt begins: indented as it is, wholly, or in its first line"
+    code = re.sub(r'^\t+', lambda m: '    '*len(m[0]), code.strip('\r\n'), flags=re.M)
+    ways = [code] if code[:1].isspace() else [textwrap.indent(code, '    '), f'    {code}']
+    return max((prompt + way for way in ways), key=lambda text: len(_parsed(text)[0]))
 
 def to_program(
     row:dict, # an item of HumanEval
     text:str  # a reply
 ) -> str:     # the function and its tests, as a script
     "What to run to see whether a reply solves its problem"
-    item, blocks = row['item'], _FENCE.findall(text)
-    defines = re.compile(rf'^(?:async )?def {re.escape(item["entry_point"])}\b', re.M)
-    code = next((b for b in reversed(blocks) if defines.search(b)), blocks[-1] if blocks else text)
-    if defines.search(code): code = '    pass\n\n' + (code if blocks else _code_in(code))
-    elif code.strip() and not code.lstrip('\r\n')[0].isspace(): code = ''.join(f'    {line}' for line in code.splitlines(True))
-    return f'{item["prompt"]}{code}\n\n{item["test"]}\n\ncheck({item["entry_point"]})\n'
+    item, name, blocks = row['item'], row['item']['entry_point'], [textwrap.dedent(b) for b in _FENCE.findall(text)]
+    text = text.replace('```', '\n')
+    if whole := _whole(text, blocks, name): code = f'{item["prompt"]}    pass\n\n{_definitions(whole, name)}'
+    else:
+        bodies = [_as_body(b, item['prompt']) for b in blocks or [text]]
+        code = _definitions(next((b for b in bodies if len(_parsed(b)[0]) == len(b.splitlines())), bodies[-1]), name)
+    return f'{code}\n\n{item["test"]}\n\ncheck({name})\n'
 
+# %% ../nbs/08_benchmarks.ipynb #passes
 def passes(
     rows:list[dict],  # items of HumanEval
     texts:list[str],  # a reply to each
@@ -535,12 +584,20 @@ def passes(
     if trial['outcome'] != 'right': raise CgdError(f'humaneval: code cannot be confined on this machine: {trial["error"] or trial["outcome"]}')
     if trial['confined'] == 'limits':
         print('humaneval: this system grants no namespaces, so code is held by limits alone: it can read and remove files as you can', file=sys.stderr)
-    def one(row, text): return run_code(to_program(row, text)) if text.strip() else dict(outcome='no_answer', error='')
-    with ThreadPoolExecutor(usable_cores()) as pool: results = list(pool.map(one, rows, texts))
+    programs = run_guarded('cgd.benchmarks:to_program', list(zip(rows, texts)))
+    def one(text, program, why):
+        if not text.strip(): return dict(outcome='no_answer', error='')
+        return dict(outcome=failed_grade(None, why).outcome, error=why) if why else run_code(program)
+    with ThreadPoolExecutor(usable_cores()) as pool: results = list(pool.map(one, texts, *zip(*programs)))
     return [dict(code=r['outcome'], code_error=r['error'] or None, confined=trial['confined']) for r in results]
 
 # %% ../nbs/08_benchmarks.ipynb #grade-items
-_OWN = dict(stated=stated, tolerant=tolerant)
+_OWN = 'stated', 'tolerant'   # graders that see the item
+
+def _graded(name:str, rows:list[dict], texts:list[str]) -> list[Grade]:
+    if name not in _OWN: return grade_many([(row['reference'], text) for row, text in zip(rows, texts)], grader=name)
+    found = run_guarded(f'cgd.benchmarks:{name}', list(zip(rows, texts)))
+    return [grade or failed_grade(_said(text), why) for text, (grade, why) in zip(texts, found)]
 
 def grade_items(
     benchmark:Benchmark,   # the entry
@@ -548,14 +605,13 @@ def grade_items(
     completions:list[str], # whole texts
     allow_code:bool=False  # whether code that a model wrote may run here
 ) -> list[dict]:           # one a completion: an outcome by grader, and NAME_answer
-    "Grade completions by every grader of a benchmark"
+    "Grade completions by every grader of a benchmark, in workers with limits of time and memory"
     items, texts = list(items), [final_part(t) for t in completions]
     if len(items) != len(texts): raise CgdError(f'{benchmark.name}: {len(texts)} completions for {len(items)} items')
     if benchmark.kind == 'scores': raise CgdError(f'{benchmark.name}: graded by the scores of given answers, not by completions: see score_items')
     if benchmark.kind == 'instructions': return follow_many(items, texts)
     if benchmark.kind == 'code': return passes(items, texts, allow_code)
-    found = {name: [_OWN[name](row, text) for row, text in zip(items, texts)] if name in _OWN else
-                   grade_many([(row['reference'], text) for row, text in zip(items, texts)], grader=name) for name in benchmark.graders}
+    found = {name: _graded(name, items, texts) for name in benchmark.graders}
     return [{k: v for name, grades in found.items() for k, v in ((name, grades[i].outcome), (f'{name}_answer', grades[i].answer))} for i in range(len(items))]
 
 # %% ../nbs/08_benchmarks.ipynb #mc-scores

@@ -9,7 +9,7 @@ __all__ = ['parser', 'find_config', 'read_settings', 'findings', 'doctor', 'stor
 import argparse, importlib.metadata, os, platform, shutil, sys
 from pathlib import Path
 
-from .core import CgdError, shipped
+from .core import CgdError, explain_fault, shipped
 
 # %% ../nbs/12_cli.ipynb #commands
 _STAGE_COMMANDS = {
@@ -182,4 +182,7 @@ def main(
     except CgdError as e:
         if '--debug' in on: raise
         print(f'cgd: {e}', file=sys.stderr); return 1
+    except Exception as e:   # a defect of ours, unless the operating system refused something
+        if '--debug' in on or not (fault := explain_fault(e)): raise
+        print(f'cgd: {fault}', file=sys.stderr); return 1
     except KeyboardInterrupt: print('cgd: stopped; the same command goes on from here', file=sys.stderr); return 130

@@ -136,6 +136,8 @@ class RayEngine(Engine):
         self.cluster, self.options = cfg, options
         self.identity, self.version = self.inner.identity, self.inner.version
 
+    def notes(self, requests:list) -> list[str]: return self.inner.notes(requests)
+
     def fill(self, missing:dict, store:Store, session:int, tick) -> None:
         "Stream requests to the workers, then merge their shards; rows of a worker that died are kept"
         if any(isinstance(r, ScoreRequest) for r in missing.values()): raise CgdError(f'{self.spec}: a cluster generates; scores are for one machine')

@@ -70,8 +70,11 @@ def grade_records(
     return regrade(records, READINGS)
 
 # %% ../nbs/08_evaluate.ipynb #changed-outcomes
-GRADER_NAMES = dict(boxed='boxed', flexible='last number', strict='boxed or stated', lenient='lenient', letter='letter', exact='same text', tolerant='within tolerance',
-                    stated='stated', code='tests passed', ifeval_strict='instructions', ifeval_loose='instructions, loosely', mc1='mc1', mc2='mc2')  # outcome -> what tables call it
+GRADER_NAMES = dict(boxed='boxed', flexible='last number', strict='boxed or stated', lenient='lenient',
+                    paper="the paper's rule", letter='letter', exact='same text',
+                    tolerant='within tolerance',
+                    stated='stated', code='tests passed', ifeval_strict='instructions',
+                    ifeval_loose='instructions, loosely', mc1='mc1', mc2='mc2')  # outcome -> what tables call it
 
 def graders_of(
     records:list[dict] # graded

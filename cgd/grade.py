@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['GRADERS', 'Grade', 'last_boxed', 'boxed_answer', 'stated_answer', 'bare_answer', 'find_answer', 'last_number',
-           'to_number', 'one_spelling', 'Tree', 'read_answer', 'split_unit', 'strict', 'boxed', 'flexible', 'lenient',
-           'paper', 'read_choice', 'find_choice', 'letter', 'exact', 'run_guarded', 'failed_grade', 'grade_many',
-           'grade', 'outcomes']
+           'to_number', 'one_spelling', 'Tree', 'read_answer', 'split_unit', 'strict', 'boxed', 'flexible', 'auto',
+           'lenient', 'paper', 'read_choice', 'find_choice', 'letter', 'exact', 'run_guarded', 'failed_grade',
+           'grade_many', 'grade', 'outcomes']
 
 # %% ../nbs/02_grade.ipynb #imports
 import logging, os, pickle, re, signal, subprocess, sys
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from fractions import Fraction
 from functools import cache, lru_cache, partial
+from itertools import pairwise
 from pkgutil import resolve_name
 from unicodedata import normalize
 
@@ -51,56 +53,122 @@ def last_boxed(
     return text[slice(*found[-1][2:])].strip() or None if found else None
 
 # %% ../nbs/02_grade.ipynb #boxed-together
-_JOINT = re.compile(r'[\s$]*(?:,|;|,?\s*\band\b|,?\s*\bor\b)[\s$]*(?:[A-Za-z]\s*=\s*)?')
+_FILLER = re.compile(r"""\\(?:text|mathrm|mbox|qquad|quad)(?![a-zA-Z]) | \\[()\[\],;:!\ \\] | [\s${}*~]
+    | (?:for\s+)?(?:part\s+)?\([a-h1-9]\) | [A-Za-z](?:_\{?\w\}?)?\s*= | (?<!\S)[a-z]{3,}(?=\ and\b)""", re.X)
+
+def _joined(gap:str) -> bool:
+    "Does the text between two boxes join them: a comma, `and`, `or`, a wide space, (b), or nothing at all?"
+    if len(gap) > 80: return False
+    words = re.findall(r'\w+|[^\w\s]', _FILLER.sub(' ', gap))
+    beside = words or '\n' not in gap or re.search(r'quad|\(\w\)', gap)
+    return bool(beside) and set(words) <= {',', ';', '&', 'and', 'or'}
 
 def boxed_answer(
     text:str # a completion
 ) -> str|None: # as `last_boxed`, several joined by commas
     "Find the boxed answer, which may be spread over boxes side by side"
-    found = _boxes(text)[::-1]
-    joined = 1
-    while joined < min(len(found), 100) and _JOINT.fullmatch(text, found[joined][1], found[joined - 1][0]): joined += 1
-    parts = [text[slice(*box[2:])].strip() for box in found[:joined]]
-    return ', '.join(parts[::-1]) if all(parts) and parts else None
+    found, joined = _boxes(text)[::-1], 1
+    for later, sooner in pairwise(found[:100]):
+        if sooner[1] > later[0] or not _joined(text[sooner[1]:later[0]]): break      # a box in a box, or another step
+        joined += 1
+    parts = [text[slice(*box[2:])].strip() for box in found[:joined][::-1]]
+    return ', '.join(dict.fromkeys(parts)) if all(parts) and parts else None
 
 # %% ../nbs/02_grade.ipynb #stated-answer
-_STATED = re.compile(r'\banswers?\b[^.\n]{0,60}?(?:\b(?:is|are)\b|[:=])|^####', re.I | re.M)
+_LONGEST = 5000   # characters: more than any answer has
+_ASKED = r'(?:answers?|antwort|respuesta|réponse|risposta|resposta|ответ|答案)'
+_CUE = re.compile(rf"""
+    (?P<tag><answer>)
+    | ^[ \t\#*_]*(?:the\s+|my\s+)?(?:final\s+|correct\s+)?{_ASKED}[ \t\#*_]*\n   # a heading
+    | (?P<mark>(?<!\#)\#{{4,5}}(?!\#))
+    | (?<!\S)(?P<before>\$[^$\n]{{1,200}}\$|\\\([^\n]{{1,200}}?\\\)|[^\s$]{{1,40}}(?:[ ][a-z]{{1,20}})?)
+      \s+(?:is|are)\s+(?:the|our|my)\s+(?:final\s+|correct\s+)?(?:answer|solution)\b
+    | \b(?P<solution>solutions?(?:\s+set)?\s+(?:is|are)\b|{_ASKED}\s+(?:(?:would|will|should|must)\s+be|was|equals)\b)
+    | (?<!\w){_ASKED}(?!\w)(?:[^.\n]{{0,60}}?(?:\b(?:is|are|es|est|ist)\b|[:=：])|[ \t]*(?=\$|\\[(\[]))
+    """, re.I | re.X | re.M)
+_HEARSAY = re.compile(r"""(?:\bif|whether|hope|check|verify|unless|sure)\s+(?:that\s+)?
+    (?:the|this|my|your|our|an?)?\s*(?:final\s+)?$ | \b(?:to|can|will)\s+$""", re.I | re.X)
+_LEADS = re.compile(r"""(?:[\s:*_\#=`"“]|(?:therefore|thus|hence|then|simply|just|indeed|clearly|exactly|obviously|that
+    |equal[ ]to|given[ ]by)\b[,:]?(?=\s))+""", re.I | re.X)
 _DISPLAY = re.compile(r'\$\$(.+?)\$\$|\\\[(.+?)\\\]', re.S)
-_END = re.compile(r'\.(?:\*\*)?(?:\s+(?=[A-Z])|\s*$)|\n|,?\s+(?:because|since)\b')
+_END = re.compile(r"""[.。](?:\*\*)?(?:\s+(?=[A-Z<$\\\#*])|\s*$|(?=</)) | \n | </ | <\|   # sentence, line, turn
+    | ,?\s+(?:because|since|which|as)\b   # a reason
+    | (?:,\s*|\s+\()(?:i\.e\.|e\.g\.|that\ is|so|thus|hence|not|an?|the|meaning|giving)[\s,]
+    | \s+[—–]\s+(?!(?:or|but|no|wait)\b)
+    | \s\((?!(?:or|and|but|not|sin|cos|tan|log|ln|exp)\b)(?=[\w\ ,.]*[a-z]{3})""", re.X)
+_NO_VALUE = re.compile(r"""(?:not|correct|right|wrong|incorrect|clear|helpful|useful|in|as|based|obtained|found|shown
+    |above|below|rounded|expressed|written|reasonable|consistent|complete|valid|unique)\b""", re.I | re.X)
+_RETRACTED = re.compile(r'\W*(?:no(?=[,.!])|(?:wait|actually|sorry|oops|hmm|correction|scratch that)\b)', re.I)
+
+def _value_at(text:str, cue:re.Match) -> str|None:
+    "What a cue says the answer to be; None if it says no such thing"
+    if cue['before']: return cue['before'] if re.search(r'[0-9$\\]', cue['before']) else None
+    if _HEARSAY.search(text, max(0, cue.start() - 40), cue.start()): return None
+    rest = text[cue.end():cue.end() + 2*_LONGEST]
+    rest = rest[lead.end():] if (lead := _LEADS.match(rest)) else rest
+    display, end = _DISPLAY.match(rest), _END.search(rest)
+    value = (next(filter(None, display.groups())) if display else rest[:end.start()] if end else rest).strip(' *`_')
+    if not value or _NO_VALUE.match(value) or end and not display and _RETRACTED.match(rest, end.end()): return None
+    if cue['solution'] and not re.search(r'[0-9$\\]', value): return None
+    if cue['mark'] and not _is_marked(value, rest[end.end():] if end else ''): return None
+    return value.removesuffix('"').removesuffix('”')
+
+def _is_marked(value:str, rest:str) -> bool:
+    "Is this an answer behind ####, and no heading?"
+    if not bare_answer(value) or re.match(r'[A-Za-z]{3,}\s+[0-9]|[0-9]+[.)]\s+[A-Za-z]', value): return False
+    return bool(re.search(r'[0-9\\]', value)) or not rest.strip()
 
 def stated_answer(
     text:str # a completion
 ) -> str|None: # None if no answer is stated
     "Find what the text last says to be the answer"
-    last = None
-    for last in _STATED.finditer(text): pass
-    if last is None: return None
-    rest = text[last.end():].lstrip(' :*\n\t')
-    display = _DISPLAY.match(rest)
-    answer = next(filter(None, display.groups())) if display else _END.split(rest, maxsplit=1)[0]
-    return answer.strip(' *') or None
+    return next(filter(None, (_value_at(text, cue) for cue in list(_CUE.finditer(text))[:-30:-1])), None)
 
 # %% ../nbs/02_grade.ipynb #bare-answer
 _COMMAND = re.compile(r'\\[a-zA-Z]+|\b(?:and|or)\b')
+_MATHS = re.compile(r'\$[^$]+\$|\\\(.+?\\\)')
+_SAID = re.compile(rf'''(?:{_MATHS.pattern}|{_NUMBER.pattern})
+    (?:[ \t]*\\?[A-Za-z]+(?:(?:[ \t]+per[ \t]+|/)[A-Za-z]+)?)?''', re.X)      # and its unit
+_HEDGES = """not never no none or more less fewer least most times twice double half squared about around nearly almost
+approximately roughly over under above below exceeding exceeds between than but except maybe perhaps if let suppose
+assume consider wrong incorrect false too first next compute start given""".split()
+_WEIGHED = re.compile(rf"\b(?:{'|'.join(_HEDGES)})\b|n't\b|[0-9$]\s+of\b", re.I)
+
+def _few_words(text:str) -> bool:
+    return len(re.findall(r'[A-Za-z]{2,}', _COMMAND.sub(' ', text))) <= (1 if text[0].isalpha() else 2)
 
 def bare_answer(
     text:str # a completion
-) -> str|None: # the text, if it is one line with hardly a word in it
+) -> str|None: # the text, if it is one line with hardly a word in it; or the only formula in one short sentence
     "Find the answer in a text that is nothing else"
     text = text.strip()
-    words = re.findall(r'[A-Za-z]{2,}', _COMMAND.sub(' ', text))
-    return text if text and '\n' not in text and len(text) <= 200 and len(words) <= (1 if text[0].isalpha() else 2) else None
+    if not text or '\n' in text or len(text) > 200: return None
+    if _few_words(text): return text
+    formula = (_MATHS.findall(text) or [''])[0]
+    words, _, rest = text.rstrip('.!').partition(formula) if formula else ('', '', text)
+    alone = not rest and re.search('[0-9]', formula) and not re.search('[0-9]', words) and not _WEIGHED.search(words)
+    return formula if alone else None
+
+def _in_sentence(said:str) -> str:
+    "The one value that a sentence names: `she makes 18 dollars`, `the largest $n$ is 34`; else all of it"
+    if _few_words(said) or len(said) > 300: return said
+    for part in (re.split(r'\b(?:is|are|was|equals)\b', said)[-1], said):
+        values = [m[0] for m in _SAID.finditer(part) if re.search('[0-9]', m[0])]
+        if len(values) == 1 and not _WEIGHED.search(part): return values[0]
+    return said
 
 def find_answer(
     completion:str # the whole text
 ) -> str|None:     # None if there is no answer to be found
     "Find the answer: boxed; where nothing is boxed, stated; or the whole text"
     if re.search(r'\\(?:boxed|fbox)\b', completion): return boxed_answer(completion)
-    return stated_answer(completion) or bare_answer(completion)
+    return _in_sentence(said) if (said := stated_answer(completion)) else bare_answer(completion)
 
 # %% ../nbs/02_grade.ipynb #last-number
-_DIGITS = (r'(?:[0-9]{1,3}(?:,[0-9]{3}){1,20}(?![0-9])|[1-9][0-9]{0,2}(?:[ \u00a0\u2009\u202f][0-9]{3}){1,20}(?![0-9])|[0-9]+)(?:\.[0-9]+)?|'
-           r'(?<![\w.])\.[0-9]+')                               # no decimal point: `is...18`, `No.5`
+_GROUPED = (r'[0-9]{1,3}(?:,[0-9]{3}){1,20}(?![0-9])'                              # 1,234,567
+            r'|[0-9]{1,2}(?:,[0-9]{2}){1,20},[0-9]{3}(?![0-9,])')                  # 12,34,567, as in India
+_SPACED = r'[1-9][0-9]{0,2}(?:[ \u00a0\u2009\u202f][0-9]{3}){1,20}(?![0-9])'
+_DIGITS = rf'(?:{_GROUPED}|{_SPACED}|[0-9]+)(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+'      # no decimal point: `is...18`, `No.5`
 _FRAC = r'\\[dt]?frac\s*(?:\{[0-9]+\}|[0-9])\s*(?:\{[0-9]+\}|[0-9])'   # LaTeX reads `\frac12` as one half
 _NUMBER = re.compile(rf'''(?:(?<![\w)\]}}%.])[-\u2212])?        # a minus that is not between two operands
                           (?:\\?\$\s?[-\u2212]?)?               # dollar sign, before or after the minus
@@ -117,9 +185,11 @@ def last_number(
 
 # %% ../nbs/02_grade.ipynb #to-number
 _MONEY = r'(?:\\?\$|\s)*'   # dollar signs, and the marks of LaTeX's mathematics
-_TEN = r'\s*(?:[eE]|(?:\\times|\\cdot|\*|\u00d7)\s*10\s*\^\s*\{?)\s*(?P<exp>[-+]?[0-9]{1,3})\}?'
+_TEN = r'\s*(?:[eE]|(?:\\times|\\cdot|\*|[\u00d7xX])\s*10\s*(?:\^|\*\*)\s*\{?)\s*(?P<exp>[-+]?[0-9]{1,3})\}?'
 _PLAIN = re.compile(rf"""{_MONEY}(?P<sign>[-+]?){_MONEY}(?:
-    (?:(?P<whole>[0-9]+)\s*)?(?P<frac>{_FRAC}) | (?P<some>[0-9]+)\s+(?P<a>[0-9]+)\s*/\s*(?P<b>[0-9]+) | 10\s*\^\s*(?:\{{(?P<power>[-+]?[0-9]{{1,3}})\}}|(?P<digit>[0-9]))
+    (?:(?P<whole>[0-9]+)\s*)?(?P<frac>{_FRAC})
+    | (?P<some>{_SPACED}|[0-9]+)\s+(?:and\s+)?(?P<a>[0-9]+)\s*/\s*(?P<b>[0-9]+)
+    | 10\s*\^\s*(?:\{{(?P<power>[-+]?[0-9]{{1,3}})\}}|(?P<digit>[0-9]))
     | (?P<n>{_DIGITS})\.?(?:{_TEN}|\s*/\s*(?P<d>[0-9]+)\.?)?){_MONEY}(?P<percent>(?:\\?%)?){_MONEY}""", re.X)
 _SPACE = re.compile(r'\\[,; ]|~')
 
@@ -128,8 +198,9 @@ def _value(m:re.Match) -> Fraction:
     if m['frac']: top, bottom = (int(t.strip('{}')) for t in re.findall(r'\{[0-9]+\}|[0-9]', m['frac']))
     elif m['some']: top, bottom = int(m['a']), int(m['b'])
     else: return Fraction(re.sub(r'[,\s]', '', m['n']))*Fraction(10)**int(m['exp'] or 0)/int(m['d'] or 1)
-    return int(m['whole'] or m['some'] or 0) + Fraction(top, bottom)
+    return int(re.sub(r'\s', '', m['whole'] or m['some'] or '0')) + Fraction(top, bottom)
 
+@lru_cache(4096)
 def to_number(
     text:str # e.g. an answer or a reference
 ) -> Fraction|None: # its exact value; None if it is not one plain number
@@ -137,30 +208,220 @@ def to_number(
     if len(text) > 300: return None
     text = _SPACE.sub(' ', text.replace('\\!', '').replace('{,}', ',').replace('\u2212', '-'))
     m = _PLAIN.fullmatch(text.strip().removesuffix('.'))
+    if m and m['some'] and int(m['a']) >= int(m['b']): return None      # 2 7/6 is no mixed number
     try: return m and _value(m)*(-1 if m['sign'] == '-' else 1)/(100 if m['percent'] else 1)
     except ZeroDivisionError: return None   # 3/0 is no number
 
-# %% ../nbs/02_grade.ipynb #one-spelling
-_UNICODE = str.maketrans({'\u2212': '-', '\u2013': '-', '×': r'\times ', '·': r'\cdot ', '÷': '/', 'π': r'\pi ', '√': r'\sqrt ', '∞': r'\infty ', '≤': r'\le ', '≥': r'\ge ',
-                          '°': r'^\circ ', '²': '^2', '³': '^3', '½': r'\frac{1}{2}', '∪': r'\cup ', '∈': r'\in ', '∅': r'\{\}', '≠': r'\ne ', '\u2019': "'"})
-_FUNCTIONS = 'arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|pi'
-_SPELLINGS = [(re.compile(pattern.replace(r'\>', '(?![a-zA-Z])')), to) for pattern, to in (   # \> ends a command, as in \le5
-    (r',\s*\\!\s*(?=[0-9]{3})|\{,\}\s*(?=[0-9]{3})', ''),                                # 10,\!080
-    (r'(?<!\\)\\(?:!|left\>\.?|right\>\.?|[bB]igg?[lrm]?\>|displaystyle\>|textstyle\>|limits\>)|\*\*(?=\s|$)|(?<![^\s])\*\*(?=[^\s])', ''),
-    (r'(?<!\\)\\(?:[,;: ]|q?quad\>|thinspace\>)|[~\s]+', ' '),
-    (r'\\(?:text(?:bf|it|rm|sf|tt|normal)|math(?:rm|bf|it|sf|tt)|[mh]box|operatorname\*?|boldsymbol)\b\s*\{', r'\\text{'), (r'\\text\s+\{', r'\\text{'),
-    (r'(?<!\\)\\\$', '¤'), (r'(?<!\\)\\[()\[\]]', ' '),                                  # money, and the marks of mathematics
-    (r'\\mathbb\s*\{?R\}?\>|\\text\{\s*all real numbers\s*\}', r'(-\\infty,\\infty)'),
-    (r'\\text\{\s*(and|or|percent)\s*\}', r' \1 '), (r'\s*\bper\s?cent\b|\\%', '%'),
-    (r'\\[dtc]frac\>', r'\\frac'), (r'\\frac\s*([0-9a-zA-Z])', r'\\frac{\1}'), (r'\\sqrt\s*([0-9a-zA-Z])', r'\\sqrt{\1}'),
-    (r'(\\frac\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*){0,9}\})\s*([0-9a-zA-Z])', r'\1{\2}'),
-    (r'\\geq(?:slant)?\>', r'\\ge '), (r'\\leq(?:slant)?\>', r'\\le '), (r'\\neq\>|\\not\s*=', r'\\ne '), (r'\\gt\>', '>'), (r'\\lt\>', '<'), (r'<=', r'\\le '), (r'>=', r'\\ge '),
-    (r'\\lbrace\>', r'\\{'), (r'\\rbrace\>', r'\\}'), (r'\\langle\>', '('), (r'\\rangle\>', ')'), (r'\\(?:emptyset|varnothing)\>', r'\\{\\}'),
-    (r'\^\s*(?:\\circ\>|\{\s*\\circ\s*\})|\\degree\>|\\text\{\s*degrees?\s*\}|\bdegrees?\b', r'^\\circ '),
-    (r'\b(?:np|numpy|math|sympy)\.(?=[a-z])', ''), (r'(?<=[\w)])\*\*(?=[\w(-])', '^'), (r'(?<![\\A-Za-z])a(?=(?:sin|cos|tan)\()', 'arc'),
-    (rf'(?<![\\A-Za-z{{])({_FUNCTIONS})(?![A-Za-z}}])', r'\\\1 '), (r'(\d)\.(?=/|$)', r'\1'))]
+# %% ../nbs/02_grade.ipynb #units-table
+_MEASURES = """
+m: m meter metre 1, in inch 127/5000, ft foot feet 381/1250, yd yard 1143/1250, mi mile 201168/125
+m^2: ha hectare 10000
+m^3: L l liter litre 1/1000, cc 1/1000000
+g: g gram gramme 1, lb pound 45359237/100000, oz ounce 45359237/1600000, tonne 1000000
+s: s sec second 1, min minute 60, h hr hour 3600, day 86400, week wk 604800
+m s^-1: mph 1397/3125, kph kmh 5/18
+year: year yr 1, month 1/12, decade 10, century centuries 100
+gallon: gallon gal 1, quart qt 1/4, pint pt 1/8, cup 1/16, tablespoon tbsp 1/256, teaspoon tsp 1/768
+degree: degree deg 1
+degC: degree degC celsius centigrade C 1
+degF: degree degF fahrenheit F 1
+K: K kelvin 1
+rad: rad radian 1
+dB: dB decibel 1
+A: A amp ampere 1
+A s: C coulomb 1
+mol: mol mole 1
+byte: B byte 1, bit 1/8
+s^-1: Hz hertz 1
+g m s^-2: N newton 1000
+g m^-1 s^-2: Pa pascal 1000, bar 100000000, atm 101325000
+g m^2 s^-2: J joule 1000, cal calorie 4184, Wh 3600000, eV 1602176634/10000000000000000000000000
+g m^2 s^-3: W watt 1000
+g m^2 s^-3 A^-1: V volt 1000
+g m^2 s^-3 A^-2: Ω ohm 1000
+g^-1 m^-2 s^4 A^2: F farad 1/1000
+g s^-2 A^-1: T tesla 1000
+usd: ¤ US¤ dollar buck usd 1, ¢ cent penny pennies 1/100
+aud: ¤ A¤ AU¤ dollar aud 1, ¢ cent 1/100
+cad: ¤ C¤ CA¤ dollar cad 1, ¢ cent 1/100
+nzd: ¤ NZ¤ dollar nzd 1, cent 1/100
+hkd: ¤ HK¤ dollar hkd 1
+sgd: ¤ S¤ dollar sgd 1, cent 1/100
+brl: R¤ real reais brl 1
+eur: € euro eur 1, cent 1/100
+gbp: £ pound gbp quid 1, penny pence 1/100
+jpy: ¥ yen jpy 1
+cny: ¥ yuan rmb cny 1
+inr: ₹ rupee inr rs 1, paise 1/100
+krw: ₩ won krw 1
+kr: kr krona krone 1"""
+_PREFIXES = dict(k=3, M=6, G=9, c=-2, m=-3, μ=-6, n=-9, p=-12, d=-1,
+                 kilo=3, mega=6, giga=9, centi=-2, milli=-3, micro=-6, nano=-9)
+_SCALABLE = """m g s L l J N W V A C F K T B Pa Hz Ω eV mol cal Wh bar bit byte meter metre gram gramme liter litre
+second joule newton watt volt amp ampere ohm pascal hertz mole calorie""".split()
+_SCALED = re.compile(rf'({"|".join(_PREFIXES)})({"|".join(_SCALABLE)})')
 
-_REPEATING = re.compile(r'(?<![0-9.])([0-9]{0,30})\.([0-9]{0,30})\\(?:overline|bar)\s*\{([0-9]{1,30})\}')
+def _known_units(table:str) -> dict:
+    "name -> what it may measure, in powers of base units, and its size"
+    known = defaultdict(list)
+    for what, names in (line.split(': ') for line in table.strip().splitlines()):
+        measured = {base: int(power or 1) for base, power in re.findall(r'([^\s^]+)(?:\^(-?\d))?', what)}
+        for *spellings, size in map(str.split, names.split(', ')):
+            for name in spellings: known[name].append((measured, Fraction(size)))
+    return dict(known)
+
+_UNITS = _known_units(_MEASURES)
+_CURRENCIES = {base for mark in '¤€£¥₹₩' for what, _ in _UNITS[mark] for base in what}
+
+@lru_cache(1024)
+def _unit(name:str) -> list:
+    "What a unit may measure, and its size; none if it is not known"
+    low = name.lower() if len(name) > 1 else name
+    for form in (name, low, low.removesuffix('s'), low.removesuffix('es')):
+        if form in _UNITS: return _UNITS[form]
+        if m := _SCALED.fullmatch(form):
+            return [(what, size*Fraction(10)**_PREFIXES[m[1]]) for what, size in _UNITS[m[2]]]
+    return []
+
+# %% ../nbs/02_grade.ipynb #measure
+_SIGNS = '¤€£¥₹₩¢₽₺₪₫₱₦₴₿฿'                                # ¤ is a dollar
+_MARK = re.compile(rf'(?:US|AU|CA|NZ|HK|[ACSR])?[{_SIGNS}]')
+_NOT_UNITS = set("""or and of more less than not if where mod is to at most least plus minus about over under no for
+with times but really""".split())
+_COUNTS = dict(hundred=100, thousand=10**3, million=10**6, billion=10**9, trillion=10**12, dozen=12)
+_FACTOR = re.compile(rf"""(?P<per>/|\bper\b|\ban?\b(?=\s))
+    | (?P<before>square|sq|cubic|cu)\b | (?P<after>squared|cubed)\b
+    | (?P<word>[A-Za-z]*[{_SIGNS}]|[A-Za-zΩμ]+)\s*(?:\^\s*\{{?(?P<power>-?[0-9])\}}?|(?P<glued>[23])\b)?""", re.X)
+
+def _factors(words:str) -> list[tuple]:
+    "Units and their powers: m/s^2 as m and s^-2"
+    found, sign, power = [], 1, 1
+    for m in _FACTOR.finditer(words):
+        if m['per']: sign = -1
+        elif m['before']: power = 3 if m['before'][0] == 'c' else 2
+        elif m['after']: found[-1:] = [(name, n*(3 if m['after'] == 'cubed' else 2)) for name, n in found[-1:]]
+        else: found.append((m['word'], sign*int(m['power'] or m['glued'] or power))); power = 1
+    return found
+
+def _times_unit(readings:list, factor:list, power:int) -> list:
+    def product(a, b): return {base: n for base in {**a, **b} if (n := a.get(base, 0) + power*b.get(base, 0))}
+    return [(product(a, b), size*other**power) for a, size in readings for b, other in factor][:64]
+
+def _measure(words:str) -> tuple[list, bool]:
+    "What the words behind a number may measure, by power, and the size of one such unit; whether every one is known"
+    factors, readings = _factors(words), [({}, Fraction(1))]
+    for i, (name, n) in enumerate(factors):                       # dollars an hour are compared by that word
+        by_name = not _unit(name) or i and n < 0 and any(set(what) & _CURRENCIES for what, _ in readings)
+        unit = [({name.lower().removesuffix('s'): 1}, Fraction(1))] if by_name else _unit(name)
+        readings = _times_unit(readings, unit, n)
+    return readings, all(_unit(name) for name, _ in factors)
+
+# %% ../nbs/02_grade.ipynb #in-ascii
+_CHARACTERS = {'-': '\u2212\u2010\u2011\u2013', '/': '÷\u2044\u2215', r'\times ': '×', r'\cdot ': '·⋅', r'\pi ': 'π',
+               r'\sqrt ': '√', r'\infty ': '∞', r'\le ': '≤⩽', r'\ge ': '≥⩾', r'\ne ': '≠', r'\approx ': '≈',
+               r'\pm ': '±',
+               r'^\circ ': '°', r'\cup ': '∪', r'\cap ': '∩', r'\in ': '∈', r'\{\}': '∅', r'\setminus ': '∖',
+               ' and ': '∧',
+               ' or ': '∨', r'\mu ': 'μ', r'\Omega ': 'Ω', r'\theta ': 'θ', r'\alpha ': 'α', r'\beta ': 'β',
+               "'": '\u2018\u2019\u2032', '"': '\u201c\u201d', ',': '、', '.': '。', '(': '〈⟨', ')': '〉⟩'}
+_UNICODE = str.maketrans({character: to for to, some in _CHARACTERS.items() for character in some})
+_RAISED = re.compile('(?P<up>[⁰¹²³⁴-⁹⁺⁻⁽⁾ⁿⁱ]+)|(?P<down>[₀-₉₊₋₍₎ₐₑₒₓₖₘₙ]+)|(?P<part>[¼-¾⅐-⅞↉])|[º˚]|(?P<real>ℝ)')
+
+def _raised(m:re.Match) -> str:
+    plain = normalize('NFKC', m[0])
+    if m['part']: return r'\frac{%s}{%s}' % tuple(plain.split('\u2044'))
+    return f'^{{{plain}}}' if m['up'] else f'_{{{plain}}}' if m['down'] else r'\mathbb{R}' if m['real'] else '°'
+
+def _in_ascii(text:str) -> str:
+    "Characters as LaTeX has them: x² as x^{2}, ½ as \\frac{1}{2}, a wide digit as a digit"
+    if text.isascii(): return text
+    text = re.sub(r'√\s*([0-9.]+)', r'\\sqrt{\1}', _RAISED.sub(_raised, text))
+    return normalize('NFKC', text).translate(_UNICODE)
+
+# %% ../nbs/02_grade.ipynb #spelling-table
+_SAME = {'': """! left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm displaystyle textstyle
+                scriptstyle limits nolimits tiny small large Large LARGE huge Huge bfseries itshape underline uline
+                ensuremath smash""",
+         ' ': ', ; : ( ) [ ] quad qquad thinspace bf rm it sf tt', '¤': '$', '%': '%', r'\{': 'lbrace', r'\}': 'rbrace',
+         '(': 'langle', ')': 'rangle', r'\{\}': 'emptyset varnothing', r'\frac': 'dfrac tfrac cfrac', '£': 'pounds',
+         r'\ge ': 'geq geqslant', r'\le ': 'leq leqslant', r'\ne ': 'neq', '>': 'gt', '<': 'lt', ':': 'colon',
+         '|': 'vert lvert rvert',
+         r'^\circ ': 'degree', ' and ': 'land wedge', ' or ': 'lor vee', r'\setminus ': 'smallsetminus backslash',
+         r'\ldots ': 'dots dotsc dotsb cdots', r'\overline': 'bar',
+         r'\text': """textbf textit textrm textsf texttt textnormal textsc textup mathrm mathbf mathit mathsf mathtt
+                      mathnormal mbox hbox emph operatorname boldsymbol bm pmb"""}
+_COMMANDS = {' ': ' '} | {name: to for to, names in _SAME.items() for name in names.split()}
+_COMMAND_AT = re.compile(r'\\(?:([a-zA-Z]+)|(.))', re.S)
+
+def _one_name(m:re.Match) -> str: return _COMMANDS.get(m[1] or m[2], m[0])
+
+# %% ../nbs/02_grade.ipynb #spelling-rows
+_FUNCTIONS = 'arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|pi'
+_NESTED = r'(?:[^{}]|\{(?:[^{}]|\{[^{}]*\}){0,99}\}){0,99}?'
+_TH = r'(?:\\text\{\s*(?:st|nd|rd|th)\s*\}|(?:st|nd|rd|th)\b)'
+_EARLY = [(re.compile(pattern), to) for pattern, to in (
+    (r'(?<=[0-9])\s*(?:,\s*\\!|\\!\s*,|\{\s*,\s*\})\s*(?=[0-9]{3})', ''),              # 10,\!080
+    (r"(?<=[0-9])['\u2019](?=[0-9]{3}(?![0-9]))", ''),                                 # 1'000
+    (r'\\(?:text)?color(?:box)?\s*\{[^{}]*\}', ''),
+    (r'\{\s*\\(?:rm|bf|it|sf|tt)(?![a-zA-Z])([^{}]*)\}', r'\\text{\1}'))]
+_ROWS = (           # where it stands, what it is (\> ends a command), what it becomes
+    ('**', r'\*\*(?=\s|$)|(?<![^\s])\*\*(?=[^\s])', ''),
+    ('`', '`', ''),
+    ('', r'[~\s]+', ' '),
+    (r'\text', r'\\text\*?\s*\{', r'\\text{'),
+    (r'\text', r'\\text\s+([a-zA-Z0-9])', r'\\text{\1}'),
+    (r'\over', rf'\{{({_NESTED})\\over\>({_NESTED})\}}', r'\\frac{\1}{\2}'),
+    (r'\over', rf'^({_NESTED})\\over\>({_NESTED})$', r'\\frac{\1}{\2}'),
+    (r'\mathbb', r'\\mathbb\s*\{?R\}?\>', r'(-\\infty,\\infty)'),
+    ('all', r'\\text\{\s*all real numbers\s*\}|\ball real numbers\b', r'(-\\infty,\\infty)'),
+    (r'\infty)', r'(?<=\\infty\))\s*(?:-|\bexcept\b)(?=\s*\\?\{)', r'\\setminus '),
+    (r'\text', r'\\text\{[\s,]*(and|or|percent|percentage|pct|to)\s*\}', r' \1 '),
+    ('c', r'\s*(?<![a-zA-Z])(?:per\s?cent(?:age)?|pct)\b', '%'),
+    ('\\', r'\\(frac|sqrt)\s*([0-9a-zA-Z])', r'\\\1{\2}'),
+    (r'\frac', r'(\\frac\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*){0,9}\})\s*([0-9a-zA-Z])', r'\1{\2}'),
+    ('=', r'\\not\s*=|(?<=[\w\s})])!=', r'\\ne '),
+    ('<=', '<=', r'\\le '),
+    ('>=', '>=', r'\\ge '),
+    ('{:}', r'\{:\}', ':'),
+    ('...', r'\.{3,}', r'\\ldots '),
+    (']', r'(^|\\cup|\\in\>|=)\s*\](?=[^\[\]]*[,;])', r'\1 ('),                         # ]0,1[
+    ('[', r'(?<=[0-9a-zA-Z})])\s*\[\s*($|\\cup)', r') \1'),
+    (r'\circ', r'\^\s*(?:\\circ\>|\{\s*(?:\\circ|\^\\circ)\s*\})', r'^\\circ '),
+    ('degree', r'\\text\{\s*degrees?\s*\}|\bdegrees?\b', r'^\\circ '),
+    ('.', r'\b(?:np|numpy|math|sympy)\.(?=[a-z])', ''),
+    ('**', r'(?<=[\w)])\*\*(?=[\w(-])', '^'),
+    ('a', r'(?<![\\A-Za-z])a(?=(?:sin|cos|tan)\()', 'arc'),
+    ('', rf'(?<![\\A-Za-z{{])({_FUNCTIONS})(?![A-Za-z}}])', r'\\\1 '),
+    ('.', r'(\d)\.(?=/|$)', r'\1'),
+    ('x', r'(?<=[0-9])\s*x\s*(?=[0-9])', r'\\times '),
+    ('X', r'(?<=[0-9])\s*X\s*(?=[0-9])', r'\\times '),
+    ('', rf'(?<=[0-9])(?:\s*\^\s*)?(?:\{{\s*{_TH}\s*\}}|{_TH})', ''),                      # 21st
+    ('', r'^\s*(?:\\text\{)?\s*(?:[Nn]o\.|Nr\.|\\?#)\s*\}?\s*(?=[0-9]+$)', ''),         # No. 7
+    ('to', r'^([0-9]+)\s+to\s+([0-9]+)$', r'\1:\2'),
+    ('_', r'\(([0-9A-F]+)\)(?=_)', r'\1'),
+    ('infinity', r'\b(?:positive )?infinity\b', r'\\infty '),
+    (r'\approx', r'^[\s$]*((?:[a-zA-Z](?:_\w)?)?)\s*\\approx\>', lambda m: m[1] and f'{m[1]} ='),
+    (r'\approx', r'(?<=.)\s*\\approx\>.*$', ''),
+    (r'\dot', r'\\dot\s*\{?([0-9])\}?([0-9]*)\\dot\s*\{?([0-9])\}?', r'\\overline{\1\2\3}'),
+    ('\\', r'\\(?:overline|dot)\s*\{?([0-9]+)\}?', r'\\overline{\1}'),
+    ('.', r'(\.[0-9]*)\(([0-9]+)\)', r'\1\\overline{\2}'),
+    (r'\ldots', r'(\.[0-9]*?)([0-9])\2{2,}\s*\\ldots\>', r'\1\\overline{\2}'),
+    (r'\ldots', r'(\.[0-9]*?)([0-9]{2,9}?)\2+\s*\\ldots\>', r'\1\\overline{\2}'))
+_SPELLINGS = [(where, re.compile(pattern.replace(r'\>', '(?![a-zA-Z])')), to) for where, pattern, to in _ROWS]
+
+# %% ../nbs/02_grade.ipynb #one-spelling
+_REPEATING = re.compile(r'(?<![0-9.])([0-9]{0,30})\.([0-9]{0,30})\\overline\{([0-9]{1,30})\}')
+_NUMERALS = dict(zip("""two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+sixteen""".split(), range(2, 17)))
+_BASE = re.compile(r'(?<=[0-9A-F])_\s*\{?\s*(?:\\text\{)?\s*([a-z]{3,8})\s*\}{0,2}')
+_SAYINGS = {said: to for to, many in {
+    r'\{\}': 'no solution, no solutions, no solution exists, there is no solution, there are no solutions, empty set',
+    'infinitely many': 'infinitely many solutions, infinite solutions',
+    'undefined': 'not defined, is undefined', 'does not exist': "dne, doesn't exist, d.n.e",
+    '12:00 pm': 'noon, 12 noon, midday', '12:00 am': 'midnight'}.items() for said in many.split(', ')}
+_CODES = 'USD|EUR|GBP|JPY|CNY|RMB|INR|AUD|CAD|NZD|HKD|SGD|KRW|BRL|CHF|SEK|NOK|DKK|PLN|MXN|RUB|TRY|ZAR|Rs'
+_CODE = re.compile(rf'(?<![A-Za-z\\])(?:\\text\{{\s*)?({_CODES})\.?\s*\}}?\s*({_DIGITS})')
+_WRAPPED, _TEXT = (re.compile(rf'{start}\{{({_NESTED})\}}') for start in ('', r'\\text'))
 
 def _as_fraction(m:re.Match) -> str:
     "A decimal without end, exactly"
@@ -168,17 +429,30 @@ def _as_fraction(m:re.Match) -> str:
     top, bottom = int(whole + fixed + again) - int(whole + fixed or 0), 10**len(fixed)*(10**len(again) - 1)
     return rf'\frac{{{top}}}{{{bottom}}}'
 
+def _money_marks(text:str) -> str:
+    "A lone dollar sign is money; a currency's code stands behind"
+    if text.count('$') % 2:
+        text = re.sub(r'^\s*([-+]?\s*[A-Z]{0,2})\$(?=\s*[-+]?[0-9.,]+)|(?<=[0-9])\$$', r'\1¤', text)
+    text = re.sub(r'\\text\{\s*([A-Z]{0,2}[¤€-₿¢£¥฿])\s*\}', r'\1', text.replace('$', ' '))
+    return _CODE.sub(r'\2 \\text{\1}', text)
+
 @lru_cache(4096)
 def one_spelling(
     answer:str # as it was written
 ) -> str:      # still LaTeX
     "Write an answer in the one way that is compared"
-    text = _REPEATING.sub(_as_fraction, answer.translate(_UNICODE))
-    for pattern, to in _SPELLINGS: text = pattern.sub(to, text)
-    text = re.sub(r'^\s*([-+]?)\s*\$(?=\s*[-+]?[0-9.,]+)', r'\1¤', text) if text.count('$') % 2 else text   # a lone dollar sign is money
-    text = re.sub(r'\\sqrt\s*\(([^()]*)\)', r'\\sqrt{\1}', text.replace('$', ' '))
-    text = ' '.join(text.split()).rstrip(' .,;:\\').lstrip(' ,;:')
-    return re.sub(r'^\\text\{([^{}]*)\}$', r'\1', text).strip()
+    text = _in_ascii(answer)
+    for pattern, to in _EARLY: text = pattern.sub(to, text)
+    text = _COMMAND_AT.sub(_one_name, text)
+    for where, pattern, to in _SPELLINGS:
+        if where in text: text = pattern.sub(to, text)
+    text = _BASE.sub(lambda m: f'_{{{_NUMERALS.get(m[1], m[1])}}}', _REPEATING.sub(_as_fraction, _money_marks(text)))
+    text = ' '.join(re.sub(r'\\sqrt\s*\(([^()]*)\)', r'\\sqrt{\1}', text).split()).rstrip(' .,;:\\').lstrip(' ,;:')
+    if not re.search('[.,]', text): text = text.removesuffix(r'\ldots')            # a sentence that trails off
+    while m := _WRAPPED.fullmatch(text):                                            # {1, 2} is meant for a set
+        text = rf'\{{{m[1]}\}}' if ',' in m[1] else m[1].strip()
+    if m := _TEXT.fullmatch(text): text = m[1].strip()
+    return _SAYINGS.get(text.casefold(), text)
 
 # %% ../nbs/02_grade.ipynb #split
 @dataclass(frozen=True)
@@ -208,26 +482,42 @@ def _key(text:str) -> str:
 
 # %% ../nbs/02_grade.ipynb #readers
 _THOUSANDS = re.compile(r'(?<![0-9,.])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])')
-_VARIABLE = r"""(?:\\angle\s*|\\text\{[^{}]*\}|\\(?!frac|sqrt|pi\b|infty|left|begin)[a-zA-Z]+|[A-Za-z]+)(?:\s*_\s*(?:\{[^{}]*\}|\w)|'|\s*\([A-Za-z0-9_, ]*\)|\s*[A-Za-z])*"""
-_NAME = re.compile(rf'{_VARIABLE}|\(\s*[A-Za-z](?:_\w)?(?:\s*,\s*[A-Za-z](?:_\w)?)*\s*\)')
+_VARIABLE = (r"(?:\\angle\s*|\\text\{[^{}]*\}|\\(?!frac|sqrt|pi\b|infty|left|begin)[a-zA-Z]+|[A-Za-z]+)"
+             r"(?:\s*_\s*(?:\{[^{}]*\}|\w)|'|\s*\([A-Za-z0-9_, ]*\)|\s*[A-Za-z])*")
+_NAME = re.compile(rf'{_VARIABLE}|\(\s*[A-Za-z](?:_\w)?(?:\s*,\s*[A-Za-z](?:_\w)?)*\s*\)'
+                   rf'|{_VARIABLE}(?:\s*:\s*{_VARIABLE})+'                                       # A:B, |AB|, AB over CD
+                   r'|\|\s*[A-Z]{2}\s*\||\\frac\{[A-Z]{2}\}\{[A-Z]{2}\}')
 _MATRIX = re.compile(r'(?P<by>-?(?:[0-9.]+|\\frac\{-?[0-9]+\}\{[0-9]+\})|)\s*(?:\\cdot|\\times)?\s*'
-                     r'\\begin\{(?P<form>[pbB]?(?:small)?matrix|array)\}(?:\{[lcr| ]*\})?(?P<cells>.*)\\end\{(?P=form)\}', re.S)
+                     r'\\begin\{(?P<form>[pbB]?(?:small)?matrix|array)\}(?:\{[lcr| ]*\})?(?P<cells>.*)'
+                     r'\\end\{(?P=form)\}', re.S)
 
 def _read_matrix(text:str) -> Tree|None:
     m = _MATRIX.fullmatch(text)
     if not m or r'\begin' in m['cells']: return None
     rows = [r.strip() for r in re.split(r'\\\\(?:\[[^\]]*\])?', m['cells']) if r.strip()]
-    return Tree('matrix', text, tuple(Tree('row', r, tuple(read_answer(_times(m['by'], c)) for c in r.split('&'))) for r in rows))
+    def cells(row): return tuple(read_answer(_times(m['by'], c)) for c in row.split('&'))
+    return Tree('matrix', text, tuple(Tree('row', r, cells(r)) for r in rows))
 
 def _times(factor:str, cell:str) -> str:
     "A cell of a matrix that has a number before it"
     a, b = to_number(factor), to_number(cell)
     return cell if not factor else f'{factor}({cell})' if a is None or b is None else str(a*b)
 
+def _as_point(tree:Tree) -> Tree:
+    "x = 3, y = 4 as (3, 4)"
+    if tree.kind != 'list' or {t.kind for t in tree.parts} != {'='}: return tree
+    names = [t.parts[0].text for t in tree.parts]
+    if names != sorted(set(names)) or not re.fullmatch('[a-z]+', ''.join(names)): return tree
+    return Tree('()', tree.text, tuple(t.parts[-1] for t in tree.parts))
+
 def _read_list(text:str) -> Tree|None:
+    if _MARK.search(text) and to_number(_MARK.sub('', text)) is not None: return None     # €1,200
     text = text if re.search(r'[(\[]|\\\{', text) else _THOUSANDS.sub(lambda m: m[0].replace(',', ''), text)
-    parts, _ = _split(text, r',\s*(?:(?:and|or)\s+)?|;|\s(?:and|or)\s')
+    parts, _ = _split(text, r',\s*(?:(?:and|or)\s+)?|;|\s(?:and|or)\s|(?<=\))(?:and|or)(?=\()')
     if len(parts) == 1 or not all(parts): return None
+    if len(groups := text.split(';')) > 1 and all(re.search('=.*,.*=', g) for g in groups):
+        return Tree('list', text, tuple(_as_point(read_answer(g)) for g in groups))
+    if all(p.startswith('(') for p in parts): parts = list({_key(p): p for p in parts}.values())   # a point counts once
     return Tree('list', text, _flat(parts))
 
 def _flat(parts:list[str]) -> tuple:
@@ -242,6 +532,25 @@ def _read_either(text:str) -> Tree|None:
     if r'\pm' not in text and r'\mp' not in text or text.startswith(r'\{'): return None   # in a set, its parts
     plus, minus = (text.replace(r'\pm', a).replace(r'\mp', b) for a, b in ('+-', '-+'))
     return Tree('list', text, tuple(read_answer(re.sub(r'^\s*\+|(?<=^-)\s+', '', t)) for t in (plus, minus)))
+
+# %% ../nbs/02_grade.ipynb #read-quantity
+_AMOUNT = r'([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\.?'
+_AMOUNTS = re.compile(rf'{_AMOUNT}(?:(?:\s*,)?(?:\s*\band\b)?\s*{_AMOUNT}){{1,3}}')
+_PRIME = r'\^\s*\{?\s*\\prime\s*\}?'
+_FEET = re.compile(rf"""([0-9]+)\s*(?:'|{_PRIME})\s*([0-9.]+)\s*(?:"|''|\^\s*\{{\s*\\prime\s*\\prime\s*\}})""")
+
+def _read_quantity(text:str) -> Tree|None:
+    "5 hours and 30 minutes, or 5'2\", as one number of the smaller unit"
+    if not text[:1].isdigit(): return None
+    plain = ' '.join(re.sub(r'\\text\{([^{}]*)\}', r' \1 ', text).split())
+    if m := _FEET.fullmatch(plain): plain = f'{m[1]} ft {m[2]} in'
+    amounts = re.findall(_AMOUNT, plain) if _AMOUNTS.fullmatch(plain) else []
+    for what, last in _unit(amounts[-1][1]) if amounts else ():
+        sizes = [next((size for other, size in _unit(name) if other == what), 0) for _, name in amounts]
+        if all(a > b > 0 for a, b in pairwise(sizes)):
+            total = sum(Fraction(n)*size for (n, _), size in zip(amounts, sizes))/last
+            return Tree('leaf', rf'{total} \text{{{amounts[-1][1]}}}')
+    return None
 
 # %% ../nbs/02_grade.ipynb #readers-brackets
 def _read_brackets(text:str) -> Tree|None:
@@ -270,24 +579,69 @@ def _read_relation(text:str) -> Tree|None:
 def _two_sided(name:str, op:str, value:str) -> str|None:
     "What is said of both sides of a number, such as |x| < 3 and x \\ne 3, in intervals"
     if op == r'\ne' and _NAME.fullmatch(name): return rf'{name} \in (-\infty, {value}) \cup ({value}, \infty)'
-    m = re.fullmatch(r'\\?[lr]?(?:\||vert\b)(.+?)\\?r?(?:\||vert\b)', name)
+    m = re.fullmatch(r'\|(.+?)\|', name)
     if not m or not _NAME.fullmatch(m[1].strip()) or op not in ('<', '>', r'\le', r'\ge') or to_number(value) <= 0: return None
     if op in ('<', r'\le'): return f'-{value} {op} {m[1]} {op} {value}'
     return rf'{m[1]} \in ' + (rf'(-\infty, -{value}) \cup ({value}, \infty)' if op == '>' else rf'(-\infty, -{value}] \cup [{value}, \infty)')
 
 # %% ../nbs/02_grade.ipynb #readers-inequality
+_FLIP = {'<': '>', '>': '<', r'\le': r'\ge', r'\ge': r'\le'}
+
+def _negative(side:str) -> str:
+    if re.fullmatch(r'-[\w.\s]+', side): return side[1:].strip()
+    return f'-{side}' if re.fullmatch(r'[\w.]+', side) else f'-({side})'
+
 def _read_inequality(text:str, sides:list, ops:list) -> Tree|None:
-    flip = {'<': '>', '>': '<', r'\le': r'\ge', r'\ge': r'\le'}
-    if not set(ops) <= set(flip): return None
-    if ops[0] in ('>', r'\ge'): sides, ops = sides[::-1], [flip[o] for o in ops[::-1]]
-    if len(ops) == 2 and ops[1] in ('<', r'\le') and _NAME.fullmatch(sides[1]): low, high, name, left, right = sides[0], sides[2], sides[1], *ops
-    elif len(ops) == 1 and _NAME.fullmatch(sides[0]): low, high, name, left, right = r'-\infty', sides[1], sides[0], '<', ops[0]
-    elif len(ops) == 1 and _NAME.fullmatch(sides[1]): low, high, name, left, right = sides[0], r'\infty', sides[1], ops[0], '<'
-    else: return None
-    return Tree(('(' if left == '<' else '[') + (')' if right == '<' else ']'), text, (read_answer(low), read_answer(high)), _key(name))
+    if not set(ops) <= set(_FLIP): return None
+    if any(s.startswith('-') and _NAME.fullmatch(s[1:].strip()) for s in sides):                   # -x > -1
+        sides, ops = list(map(_negative, sides)), [_FLIP[o] for o in ops]
+    if ops[0] in ('>', r'\ge'): sides, ops = sides[::-1], [_FLIP[o] for o in ops[::-1]]
+    if len(ops) == 1 and _NAME.fullmatch(sides[0]): sides, ops = [r'-\infty', *sides], ['<', *ops]
+    elif len(ops) == 1 and _NAME.fullmatch(sides[1]): sides, ops = [*sides, r'\infty'], [*ops, '<']
+    if len(ops) != 2 or ops[1] not in ('<', r'\le') or not _NAME.fullmatch(sides[1]): return None
+    low, name, high = sides
+    kind = ('(' if ops[0] == '<' else '[') + (')' if ops[1] == '<' else ']')
+    return Tree(kind, text, (read_answer(low), read_answer(high)), _key(name))
+
+# %% ../nbs/02_grade.ipynb #readers-sets
+_REALS = r'\(-\\infty,\s*\\infty\)'
+_SUCH = re.compile(rf"""(?P<name>{_VARIABLE})(?:\s*\\in\s*{_REALS})?\s*(?:\||:|\\mid(?![a-zA-Z]))\s*
+    (?P<said>.+?)(?:,\s*(?P=name)\s*\\in\s*{_REALS})?""", re.X)
+_WITHOUT = re.compile(rf'{_REALS}\s*\\setminus\s*\\?\{{(?P<points>[^{{}}\\]+)\\?\}}')
+
+def _all_but(points:list[str]) -> Tree:
+    "All numbers but some, as intervals"
+    if None not in (values := [to_number(p) for p in points]): points = map(str, sorted(values))
+    return read_answer(r' \cup '.join(f'({a}, {b})' for a, b in pairwise([r'-\infty', *points, r'\infty'])))
+
+def _read_set(text:str) -> Tree|None:
+    "A set by what is said of its members, such as \\{x : x > 3\\}; all numbers but some"
+    if m := _WITHOUT.fullmatch(text): return _all_but(m['points'].split(','))
+    m = _SUCH.fullmatch(text[2:-2].strip()) if text.startswith(r'\{') and text.endswith(r'\}') else None
+    said = read_answer(m['said']) if m else None
+    if not said: return None
+    of = {t.name for t in (said.parts if said.kind in ('list', 'union') and not said.name else [said])}
+    return said if of - {''} == {_key(m['name'])} else None
+
+# %% ../nbs/02_grade.ipynb #readers-both
+_OTHER_THAN = re.compile(rf'({_VARIABLE})\s*\\ne\s*(.+)')
+
+def _read_both(text:str) -> Tree|None:
+    "x > 3 and x < 5 as one interval, and x \\ne 1, x \\ne 2 as all other numbers"
+    parts = _split(text, r',\s*(?:and\s+)?|\s+and\s+')[0]
+    if len(parts) < 2 or not all(re.search(r'[<>]|\\(?:le|ge|ne)(?![a-zA-Z])', p) for p in parts): return None
+    but = [_OTHER_THAN.fullmatch(p) for p in parts]
+    if all(but): return _all_but([m[2] for m in but]) if len({m[1].strip() for m in but}) == 1 else None
+    ends = sorted(map(read_answer, parts), key=lambda t: t.parts[:1] == (Tree('leaf', r'-\infty'),))
+    if len(ends) != 2 or not ends[0].name or ends[0].name != ends[1].name: return None
+    (a, rest), (before, b) = (t.parts if len(t.parts) == 2 else (t, t) for t in ends)
+    low, high = to_number(a.text), to_number(b.text)
+    if (before.text, rest.text) != (r'-\infty', r'\infty') or None in (low, high) or low >= high: return None
+    return Tree(ends[0].kind[0] + ends[1].kind[1], text, (a, b), ends[0].name)
 
 # %% ../nbs/02_grade.ipynb #read-answer
-_READERS = _read_matrix, _read_list, _read_union, _read_relation, _read_either, _read_brackets
+_READERS = (_read_matrix, _read_quantity, _read_set, _read_both, _read_list, _read_union, _read_relation, _read_either,
+            _read_brackets)
 
 def read_answer(
     text:str # in one spelling
@@ -297,44 +651,61 @@ def read_answer(
     return next(filter(None, (read(text) for read in _READERS)), None) or Tree('leaf', text)
 
 # %% ../nbs/02_grade.ipynb #units
-_SIZES = dict(length='m 1 meter 1 metre 1 mm 1/1000 millimeter 1/1000 cm 1/100 centimeter 1/100 centimetre 1/100 km 1000 kilometer 1000 kilometre 1000',
-              foot='inch 1/12 in 1/12 foot 1 feet 1 ft 1 yard 3 yd 3 mile 5280', time='s 1 second 1 sec 1 minute 60 min 60 hour 3600 hr 3600 h 3600 day 86400 week 604800',
-              mass='g 1 gram 1 kg 1000 kilogram 1000 mg 1/1000 milligram 1/1000', money='dollar 1 cent 1/100', volume='l 1 liter 1 litre 1 ml 1/1000 milliliter 1/1000',
-              pound='pound 1 lb 1 ounce 1/16 oz 1/16')
-_UNITS = {name: (kind, Fraction(size)) for kind, table in _SIZES.items() for name, size in zip(table.split()[::2], table.split()[1::2])}
-_COUNTS = dict(hundred=100, thousand=10**3, million=10**6, billion=10**9, trillion=10**12, dozen=12)
-_NOT_UNITS = set('or and of more less than not if where mod is to at most least plus minus about over under no for with times'.split())
-_UNIT = re.compile(r'(?P<value>.*?(?:[0-9)}\]!]|\\pi))\s*(?P<unit>(?:(?:\\text\{[^{}]*\}|(?<![\\A-Za-z])[A-Za-z]{2,}|/|\s)(?:\^\s*\{?-?[0-9]\}?)?)+)')
+_IN_TEXT = r'\\text\{([^{}]*)\}'
+_PART = r'(?:\\text\{[^{}]*\}|(?<![\\A-Za-z])[A-Za-z]+\.?|\\(?:mu|Omega)(?![a-zA-Z]))'
+_UNIT = re.compile(rf"""(?P<value>.*?(?:[0-9)}}\]!.]|\\pi)) (?!\)|\s*\^\s*\{{?-?[0-9]|\s*\\(?:cdot|times))
+    (?P<unit>(?:{_PART} | \\frac\{{\s*{_PART}\s*\}}\{{\s*{_PART}(?:\^\{{?[0-9]\}}?)?\s*\}}
+    | \\(?:cdot|times)(?![a-zA-Z])
+    | \^\s*\\circ | \^\s*\{{?-?[0-9]\}}? | (?<=[a-z])[23] | [/\s()])+)""", re.X)
+_PREPARED = [(re.compile(pattern), to) for pattern, to in (
+    (r'\\mu\s*(?:\\text\{\s*)?', 'μ'), (r'\\Omega', 'Ω'), (_IN_TEXT, r' \1'),
+    (r'\\frac\{([^{}]*)\}\{((?:[^{}]|\{[^{}]*\})*)\}', r'\1/\2'), (r'\\(?:cdot|times)|[}()]', ' '),
+    (r'\^\s*\\circ\s*(?:([CF])\b|([cC])(?:elsius|entigrade)|([fF])ahrenheit)',
+     lambda m: f' deg{m[m.lastindex].upper()}'),
+    (r'\^\s*\\circ', ' degree '))]
+_BEHIND = 'in total|in all|altogether|total|each|apiece|ago|left|remaining|tall|long|wide|high|deep|old|away'
+_LETTER = r'(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])'
 
-def _one_unit(words:str, power:int) -> tuple:
-    "What is measured, in which power, and the size of one unit"
-    square = re.match(r'(?:square|sq|cubic)\s+', words)
-    if square: words, power = words[square.end():], 3 if square[0].startswith('cubic') else 2
-    for name in (words, words.removesuffix('s'), words.removesuffix('es')):
-        if name in _UNITS: return _UNITS[name][0], power, _UNITS[name][1]**power
-    return words.removesuffix('s'), power, Fraction(1)
+def _unit_words(unit:str) -> str:
+    for pattern, to in _PREPARED: unit = pattern.sub(to, unit)
+    return ' '.join(unit.split())
+
+def _may_be_unit(m:re.Match, known:bool) -> bool:
+    "Letters behind a number: a unit, or factors of a formula, such as 2xy?"
+    if not known: return r'\text' in m['unit'] or bool(re.search(r'[\s(][A-Za-z]{3,}', m['unit']))
+    letters = len(re.findall(_LETTER, re.sub(_IN_TEXT, '', m['unit'])))
+    together = letters == 1 or re.search(r'/|\^\s*\{?-|\\cdot', m['unit'])
+    return not letters or bool(m['unit'][0] in ' ^' and together and not re.search(_LETTER, m['value']))
 
 def split_unit(
     text:str # a leaf, in one spelling
-) -> tuple[str, tuple|None]: # its value; its unit: what is measured, the power, the size (None: no unit)
+) -> tuple[str, list|None]: # its value; what its unit may measure, in powers, and how large it is (None: no unit)
     "Separate a value from the unit behind it"
-    if '¤' in text: return text.replace('¤', ''), ('money', 1, Fraction(1))
-    if text.endswith(r'^\circ'): return text.removesuffix(r'^\circ').strip(), ('angle', 1, Fraction(1))
+    money = mark[0] if (mark := _MARK.search(text)) else ''
+    if mark: text = f'{text[:mark.start()]} {text[mark.end():]}'.strip()
+    plain = text, _measure(money)[0] if money else None
     m = _UNIT.fullmatch(text) if len(text) <= 200 else None
-    if not m: return text, None
-    power, words = re.search(r'\^\s*\{?([0-9])\}?$', m['unit']), ' '.join(re.sub(r'\\text\{|\}|\^\s*\{?[0-9]\}?$', ' ', m['unit']).split())
-    if not words or set(words.lower().split()) & _NOT_UNITS: return text, None
+    words = _unit_words(m['unit']) if m else ''
+    if not re.search('[a-zA-ZμΩ]', words) or set(re.findall('[a-z]+', words.lower())) & _NOT_UNITS: return plain
+    words = re.sub(rf'(?:^|\s)(?:{_BEHIND})$', '', words)
     count, _, rest = words.partition(' ')
-    if count.lower() in _COUNTS and to_number(m['value']) is not None: return split_unit(f'{to_number(m["value"])*_COUNTS[count.lower()]} {rest}'.strip())
-    known = words.lower() in _UNITS or words.lower().removesuffix('s') in _UNITS
-    if not known and r'\text' not in m['unit'] and not re.search(r'\s[A-Za-z]{3,}', text): return text, None    # 2xy
-    return m['value'], None if re.fullmatch(r'(?:square |cubic )?units?', words) else _one_unit(words.lower(), int(power[1]) if power else 1)
+    if count.lower() in _COUNTS and to_number(m['value']) is not None:
+        return split_unit(f'{to_number(m["value"])*_COUNTS[count.lower()]} {money} {rest}'.strip())
+    unit, known = _measure(f'{money} {words}')
+    if not _may_be_unit(m, known): return plain
+    nothing = not money and re.fullmatch(r'(?:(?:(?:square|sq|cubic)\.? )?units?(?:\s*\^\s*[0-9])?)?', words)
+    return m['value'].strip(), None if nothing else unit
 
 # %% ../nbs/02_grade.ipynb #same
 def _all(found) -> bool|None:
     "Three-valued `all`: a no decides, else what is unknown stays unknown"
     found = list(found)
     return False if False in found else None if None in found else True
+
+def _any(found) -> bool|None:
+    "Three-valued `any`"
+    found = list(found)
+    return True if True in found else None if None in found else False
 
 def _same_in_any_order(a:tuple, b:tuple, leaf) -> bool|None:
     if len(a) != len(b): return False
@@ -352,10 +723,14 @@ def _same_in_any_order(a:tuple, b:tuple, leaf) -> bool|None:
 def _same_kind(a:Tree, b:Tree) -> bool:
     "May two ordered groups be compared part by part? (a, b) may be an interval, and so never stands for [a, b] or a bare list"
     kinds = {a.kind, b.kind}
-    return len(kinds) == 1 or kinds <= {'list', '()', '[]'} and ('()' not in kinds or len(a.parts) > 2)
+    if len(kinds) == 1 or kinds <= {'matrix', 'row', '[]'}: return True
+    return kinds <= {'list', '()', '[]'} and ('()' not in kinds or len(a.parts) > 2)
 
 def _same(a:Tree, b:Tree, leaf) -> bool|None:
     "Are two answers the same? `leaf` compares two leaves, or the sides of two equations"
+    if {a.kind, b.kind} == {'()', 'list'}: a, b = _as_point(a), _as_point(b)
+    if {a.kind, b.kind} == {'matrix', 'leaf'} and all(r'\begin' in t.text for t in (a, b)):       # a sum of matrices
+        return leaf(Tree('leaf', a.text), Tree('leaf', b.text))
     if a.name and b.name and a.name != b.name: return False
     if _key(a.text) == _key(b.text) and a.kind == b.kind: return True
     if '=' in (a.kind, b.kind): return _same_equation(a, b, leaf)
@@ -382,25 +757,66 @@ def _same_equation(a:Tree, b:Tree, leaf) -> bool|None:
     if value is not None: return _same(value, other, leaf) if a is equation else _same(other, value, leaf)
     return _all(_same(side, other, leaf) for side in equation.parts)   # 2 + 3 = 5
 
+# %% ../nbs/02_grade.ipynb #same-unit
+def _same_measure(a:dict, b:dict) -> bool:
+    "Do two units measure the same? `per day` behind money may be left out"
+    money = {base for base, _ in set(a.items()) & set(b.items())}
+    return a == b or min(len(a), len(b)) == 1 and bool(money) and money <= _CURRENCIES
+
+def _scales(unit:list|None, other:list|None) -> set:
+    "How large one unit may be in the other; none if they measure different things. A unit left out is forgiven"
+    if not unit or not other: return {Fraction(1)}
+    return {size/other_size for a, size in unit for b, other_size in other if _same_measure(a, b)}
+
+_CLOCK = re.compile(r"""(?P<hour>[0-9]{1,2})(?:[:.](?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2}))?)?\s*
+    (?:h|hrs|hours|o'?clock)?\s*(?P<half>[ap]\.?\s?m\.?)?""", re.I | re.X)
+
+def _clock(text:str) -> tuple|None:
+    "A time of day: seconds since midnight, and which half of the day it is said to be"
+    m = _CLOCK.fullmatch(' '.join(re.sub(_IN_TEXT, r' \1 ', text).split()))
+    if not m or not (m['half'] or m['minute'] and ':' in text): return None
+    if m['half'] and not 1 <= int(m['hour']) <= 12: return None
+    hour = int(m['hour'])%12 + 12*(m['half'][0] in 'pP') if m['half'] else int(m['hour'])
+    return 3600*hour + 60*int(m['minute'] or 0) + int(m['second'] or 0), m['half']
+
+def _same_time(a:tuple, b:tuple) -> bool:
+    "4:30 may be 4:30 p.m., and 14:30 is 2:30 p.m."
+    if bool(a[1]) == bool(b[1]): return a[0] == b[0]
+    said, open_ = (a, b) if a[1] else (b, a)
+    return said[0] == open_[0] or open_[0] < 13*3600 and (said[0] - open_[0])%43200 == 0
+
 # %% ../nbs/02_grade.ipynb #same-leaf
 _WORD = re.compile(r'(?:^|\s)(?:[A-Za-z]{3,}|of|to|in|at|is|by|no|if)(?=[\s,.]|$)')
 _TRUTH = {'true': True, 'yes': True, 'false': False, 'no': False}
+_NOUN = re.compile(r'(?<=.)\s(?:functions?|numbers?|triangles?|integers?)$')
 
 def _same_words(a:str, b:str) -> bool:
     a, b = (re.sub(r'^(?:the|an?)\s', '', _key(t).casefold()) for t in (a, b))
+    if bool(_NOUN.search(a)) != bool(_NOUN.search(b)): a, b = _NOUN.sub('', a), _NOUN.sub('', b)   # an odd function
     return a == b or a in ('true', 'false') and _TRUTH.get(b) is _TRUTH[a]
 
 def _no_formula(text:str) -> bool:
     "Is it compared as it is written: words, a base, a time or a ratio, numbers side by side?"
-    return bool(_WORD.search(text) or re.search(r'(?:^|[^\w}])[0-9][0-9A-F]*\s*_|:|(?<![_^0-9.])[0-9.]+\s+[0-9.]|\?', text)) or not re.search(r'[0-9A-Za-z]', text)
+    written = r'(?:^|[^\w}])[0-9][0-9A-F]*\s*_|:|(?<![_^0-9.])[0-9.]+\s+[0-9.]|\?'
+    return bool(_WORD.search(text) or re.search(written, text)) or not re.search('[0-9A-Za-z]', text)
+
+def _apart(answer:str, reference:str) -> str:
+    "5m as 5 m, and 1.5k as 1500, where a number is asked for: elsewhere m may be a factor"
+    if to_number(split_unit(reference)[0]) is None: return answer
+    many = re.fullmatch(r'([-+]?[0-9.,]+)([kKM])', answer)
+    if many and to_number(reference) is not None: return f'{many[1]} {"million" if many[2] == "M" else "thousand"}'
+    return re.sub(r'(?<=[0-9])(?=[A-Za-z](?:$|/|\^))', ' ', answer)
 
 def _same_leaf(a:Tree, b:Tree, value=None) -> bool|None:
     "Compare two leaves; `value` decides what needs algebra (None: leave it open)"
     if '=' in (a.kind, b.kind): return value and value(a, b)
-    (x, unit), (y, other) = split_unit(a.text), split_unit(b.text)
-    if unit and other and unit[:2] != other[:2]: return False
-    scale = unit[2] / other[2] if unit and other else Fraction(1)
-    x, y = (re.sub(r'\\text\{([^{}]*)\}', r' \1 ', t).strip() for t in (x, y))
+    if None not in (numbers := (to_number(a.text), to_number(b.text))): return numbers[0] == numbers[1]
+    if None not in (times := [_clock(t.text) for t in (a, b)]): return _same_time(*times)
+    (x, unit), (y, other) = split_unit(a.text), split_unit(_apart(b.text, a.text))
+    x, y = (re.sub(_IN_TEXT, r' \1 ', t).strip() for t in (x, y))
+    return _any(_same_amount(x, y, scale, value) for scale in _scales(unit, other))
+
+def _same_amount(x:str, y:str, scale:Fraction, value) -> bool|None:
     m, n = to_number(x), to_number(y)
     if m is not None and n is not None: return m*scale == n
     if _key(x) == _key(y) and scale == 1: return True
@@ -409,25 +825,29 @@ def _same_leaf(a:Tree, b:Tree, value=None) -> bool|None:
 
 # %% ../nbs/02_grade.ipynb #to-sympy
 _DIGITS_COMPARED = 25
+_DECIMAL = re.compile(r'(?<![\w.])(?<!_\{)([0-9]*)\.([0-9]+)(?![0-9_.]|e[-+0-9])')
 
 @lru_cache(512)
 def _to_sympy(text:str):
     "A formula as an exact expression; None if it cannot be read as one"
     import sympy
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
-    try: read = latex2sympy(text, is_real=True, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
+    exact = _DECIMAL.sub(lambda m: rf'\frac{{{int(m[1] + m[2])}}}{{{10**len(m[2])}}}', text)   # a float would round
+    as_is = dict(is_real=True, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
+    try: read = latex2sympy(exact, **as_is)
     except (MemoryError, RecursionError): raise
-    except Exception: return None      # it raises bare Exceptions, and whatever its parts raise, at what is not mathematics
-    if not isinstance(read, sympy.Expr): return None
+    except Exception: return None   # it raises bare Exceptions, and whatever its parts raise, at what is no formula
+    if not isinstance(read, (sympy.Expr, sympy.MatrixBase)): return None
     read = read.subs({s: sympy.I for s in read.free_symbols if s.name == 'i'}).doit()
-    read = read.replace(lambda e: e.is_Float, lambda e: sympy.Rational(str(e)))     # as it was written
-    unknown = read.atoms(sympy.core.function.AppliedUndef, sympy.Derivative)        # I(0), dM/dt: quantities like any other
+    unknown = read.atoms(sympy.core.function.AppliedUndef, sympy.Derivative)   # I(0), dM/dt: quantities like any other
     return read.subs({e: sympy.Symbol(str(e), real=True) for e in unknown})
 
 def _points(names:list, whole:bool) -> list[dict]:
     "Five points at which formulas are compared; whole numbers for floors and factorials, with odd and even ones"
     import sympy
-    value = lambda i, k: 2 + (7*i + 3*k) % 11 if whole else sympy.Rational((-1)**(k >> i % 2 & 1)*(17 + 6*i + 5*k), 11 + 2*i + 3*k)
+    def value(i, k):
+        if whole: return 2 + (7*i + 3*k) % 11
+        return sympy.Rational((-1)**(k >> i % 2 & 1)*(17 + 6*i + 5*k), 11 + 2*i + 3*k)
     return [{name: value(i, k) for i, name in enumerate(names)} for k in range(5)]
 
 def _near(a, b) -> bool|None:
@@ -449,6 +869,7 @@ def _same_value(a:str, b:str, scale:Fraction=Fraction(1)) -> bool:
     import sympy
     x, y = _to_sympy(a), _to_sympy(b)
     if x is None or y is None: return False
+    if x.is_Matrix or y.is_Matrix: return bool(x == y)
     x = x*sympy.Rational(scale.numerator, scale.denominator)
     names = sorted(x.free_symbols | y.free_symbols, key=str)
     if not names and x.is_Rational and y.is_Rational: return x == y
@@ -474,7 +895,7 @@ def _with_algebra(a:Tree, b:Tree, scale:Fraction=Fraction(1)) -> bool:
 
 # %% ../nbs/02_grade.ipynb #decide
 _OPTION = re.compile(r'\(([A-Ja-j])\)')
-_LONGEST, _DEEPEST = 5000, 60   # characters, open brackets: more than any answer has, and than parsers can bear
+_DEEPEST = 60   # open brackets: more than any answer has, and than parsers can bear
 
 def _unreadable(text:str) -> bool:
     "Is it nested too deeply, or a tower of powers and roots?"
@@ -490,7 +911,12 @@ def _decide(reference:str, answer:str, leaf) -> bool|None:
     a, b = to_number(reference), to_number(answer)
     if a is not None and b is not None and '$' not in reference + answer: return leaf(Tree('leaf', reference), Tree('leaf', answer))
     gold, mine = one_spelling(reference), one_spelling(answer)
-    if _key(gold) == _key(mine): return bool(_key(gold)) or reference.strip() == answer.strip()
+    a, b = to_number(gold), to_number(mine)
+    if a is not None and b is None and '.' in gold and re.fullmatch('[-+]?[0-9]+,[0-9]+', mine):          # 2,5 for 2.5
+        mine = mine.replace(',', '.')
+        b = to_number(mine)
+    if None not in (a, b): return leaf(Tree('leaf', gold), Tree('leaf', mine))
+    if _key(gold) == _key(mine) and a is b: return bool(_key(gold)) or reference.strip() == answer.strip()
     option = _OPTION.fullmatch(_key(gold))
     chosen = re.fullmatch(r'\(?([A-Ja-j])\)?(?:[.):\s].*)?', _key(mine)) if option else None
     if chosen: return chosen[1].lower() == option[1].lower()
@@ -507,6 +933,12 @@ def _says_only(completion:str, reference:str) -> bool:
     key = _key(one_spelling(reference))
     return bool(key) and key == _key(one_spelling(completion))
 
+def _with_percent(reference:str, completion:str, answer:str) -> str:
+    "A percent sign behind the box belongs to the answer where the gold has one"
+    boxes = _boxes(completion) if '%' in reference and not re.search('%|per|pct', answer) else []
+    behind = boxes and re.match(r'[\s$)}\]]*\\?[)\]]?\s*(?:\\?%|per\s?cent|pct)', completion[boxes[-1][1]:])
+    return answer + r'\%' if behind else answer
+
 def _exactly(reference:str, answer:str, slow:bool) -> Grade|None:
     return _graded(_decide(reference, answer, partial(_same_leaf, value=_with_algebra if slow else None)), answer)
 
@@ -516,9 +948,10 @@ def strict(
     slow:bool=False # may take any time: only in a worker that can be killed
 ) -> Grade|None:    # None: cannot be decided quickly
     "Grade the boxed or stated answer, exactly"
-    answer = completion.strip() if _says_only(completion, reference) else find_answer(completion)
-    if not answer: return Grade('no_answer')
-    return _exactly(reference, answer, slow)
+    cues = [] if r'\boxed' in completion else list(_CUE.finditer(completion))
+    said = (completion, *(completion[cue.end():].partition('\n')[0] for cue in cues[-1:]))
+    answer = next((t.strip() for t in said if _says_only(t, reference)), None) or find_answer(completion)
+    return _exactly(reference, _with_percent(reference, completion, answer), slow) if answer else Grade('no_answer')
 
 def boxed(
     reference:str,  # plain or LaTeX
@@ -527,7 +960,7 @@ def boxed(
 ) -> Grade|None:    # None: cannot be decided quickly
     "Grade what is boxed as strictly, and nothing else"
     answer = boxed_answer(completion)
-    return _exactly(reference, answer, slow) if answer else Grade('no_answer')
+    return _exactly(reference, _with_percent(reference, completion, answer), slow) if answer else Grade('no_answer')
 
 # %% ../nbs/02_grade.ipynb #flexible
 def flexible(
@@ -540,6 +973,18 @@ def flexible(
     if answer is None: return Grade('no_answer')
     gold, value = (to_number(re.sub(r'\s*\\?%', '', t)) for t in (reference, answer))
     return Grade('right' if gold is not None and gold == value else 'wrong', answer)
+
+# %% ../nbs/02_grade.ipynb #auto
+def auto(
+    reference:str,  # plain or LaTeX
+    completion:str,
+    slow:bool=False # may take any time: only in a worker that can be killed
+) -> Grade|None:    # None: cannot be decided quickly
+    "Grade as strictly; by the last number where a number is the gold and the text boxes and states nothing"
+    found = strict(reference, completion, slow)
+    if found is None or found.right or to_number(reference) is None: return found
+    said = re.search(r'\\(?:boxed|fbox)\b', completion) or stated_answer(completion)
+    return found if said else flexible(reference, completion)
 
 # %% ../nbs/02_grade.ipynb #lenient
 def _by_paper(m:Fraction, n:Fraction) -> bool:
@@ -758,7 +1203,7 @@ def exact(
     if len(answer) > _LONGEST: return _graded(answer == reference, answer)
     return _graded(_key(one_spelling(answer)).casefold() == _key(one_spelling(reference)).casefold(), answer)
 
-GRADERS = dict(strict=strict, boxed=boxed, lenient=lenient, paper=paper, flexible=flexible, letter=letter,
+GRADERS = dict(strict=strict, boxed=boxed, lenient=lenient, paper=paper, flexible=flexible, auto=auto, letter=letter,
                exact=exact)  # name -> grader; a new one is a new entry
 
 # %% ../nbs/02_grade.ipynb #worker

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['STAGES', 'RunConfig', 'split_benchmark', 'benchmark_name', 'trainings', 'rivals_of', 'needed_views', 'check_names',
            'check_solutions', 'check_held_out', 'check_benchmark', 'check_teachers', 'check_engines', 'recipe',
-           'check_method', 'check_config', 'open_spread', 'teacher_of', 'say_left_out', 'usable_problems', 'readable',
-           'fitting', 'open_student', 'served', 'whole', 'tune', 'tune_rival', 'tune_all', 'settings_that_count',
-           'check_same_run', 'keep_config', 'tuning', 'stages', 'run', 'drafted', 'taught', 'split_traces',
-           'validation_pairs', 'same_rows', 'same_problems', 'load_tokenizer', 'save_lengths', 'make_pairs', 'examine',
-           'examine_all', 'all_tests', 'clean_rows', 'shape_of', 'run_ledger', 'read_records', 'with_holm', 'results',
-           'caption', 'text_tables', 'loss_table', 'harness_tables', 'probed_tables', 'report', 'students', 'looked_at',
-           'probe_students', 'sampled_entropy', 'analyse', 'regrade_run', 'score_table', 'gap_table']
+           'check_thinking', 'check_method', 'check_config', 'open_spread', 'teacher_of', 'say_left_out',
+           'usable_problems', 'readable', 'fitting', 'open_student', 'served', 'whole', 'tune', 'tune_rival',
+           'tune_all', 'settings_that_count', 'check_same_run', 'keep_config', 'tuning', 'stages', 'run', 'drafted',
+           'taught', 'split_traces', 'validation_pairs', 'same_rows', 'same_problems', 'save_lengths', 'make_pairs',
+           'examine', 'examine_all', 'all_tests', 'clean_rows', 'shape_of', 'run_ledger', 'read_records', 'with_holm',
+           'results', 'caption', 'text_tables', 'loss_table', 'harness_tables', 'probed_tables', 'report', 'students',
+           'looked_at', 'probe_students', 'sampled_entropy', 'analyse', 'regrade_run', 'score_table', 'gap_table']
 
 # %% ../nbs/11_pipeline.ipynb #imports
-import json, os, re, sys
+import io, json, os, re, sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,16 +25,17 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
-from .core import CgdError, Config, read_table, write_atomic, write_table
+from .core import CgdError, Config, hold_folder, read_table, write_atomic, write_table
 from .data import FieldConfig, Problems, decontaminate, load_problems, overlap
 from .benchmarks import Items, load_benchmark
 from .cluster import ClusterConfig, open_cluster
 from .analysis import confusion, critique_report, drift, imitation, label_answers, ledger, method_costs, oracle_sessions, reach_table, reasoning, step_overlap
 from .evaluate import GRADER_NAMES, EvalConfig, at_k_table, changed_outcomes, compare, evaluate, graders_in, graders_of, holm, regrade_items, summarise
-from .generate import Engine, EngineConfig, SampleConfig, Store, engine_name, find_model, open_engine, sessions
+from .grade import GRADERS
+from .generate import Engine, EngineConfig, SampleConfig, Store, chat_facts, engine_name, find_model, load_tokenizer, open_engine, sessions
 from .rivals import RIVALS, RLConfig, check_rival, split_method, train_rival
 from .rollouts import draft, unsolved
-from .teacher import TeacherConfig, critique, direct, ignored_settings, open_teacher, own_settings, share_out, teach
+from .teacher import TeacherConfig, critique, direct, doubts, ignored_settings, open_teacher, own_settings, share_out, teach
 from .probe import alignment_table, answer_entropy_table, attention_table, cosine_table, first_token_table, measure, uncertainty_gaps, uncertainty_table
 from .train import Shape, TrainConfig, check_training, merge, model_shape, read_losses, train
 from .views import ASK, VIEWS, Pairs, ViewConfig, build, compose, equal_budget, is_annealed, length_audit, lengths, same_pairs, target_tokens, views_of
@@ -63,6 +64,7 @@ class RunConfig(Config):
     engine:EngineConfig=EngineConfig() # how the student runs
     teacher_engine:EngineConfig=EngineConfig() # how an LM teacher runs
     draft:SampleConfig=SampleConfig() # how drafts are drawn
+    grader:Literal[tuple(GRADERS)]='auto' # of all data; auto: strict, or the last number where nothing is stated
     drop_solved:bool=False            # teach only problems that at least one of their drafts gets wrong; wants draft.n above 1
     teach:TeacherConfig=TeacherConfig() # critiques and refinements
     views:ViewConfig=ViewConfig()     # which traces become training pairs
@@ -188,6 +190,11 @@ def recipe(
     how = cfg.train.model_copy(update=dict(order='given', epochs=1)) if is_annealed(method) else cfg.train
     return how.model_copy(update=dict(push_to_hub=f'{how.push_to_hub}-{method.replace("+", "-and-")}')) if how.push_to_hub else how
 
+def check_thinking(cfg:RunConfig):
+    "Raise CgdError for a student whose chat template has no place for an answer that follows its prompt; with thinking=on that depends on the answers"
+    if cfg.engine.thinking == 'on' or not {*trainings(cfg)} - {*rivals_of(cfg)}: return
+    if fault := chat_facts(cfg.student, cfg.engine.thinking)['fault']: raise CgdError(f'engine.thinking: {cfg.student}: {fault} (or on, if all targets have thoughts)')
+
 def check_method(
     cfg:RunConfig, # the run
     method:str     # what is trained
@@ -205,6 +212,7 @@ def check_config(
     check_names(cfg)
     check_teachers(cfg)
     check_engines(cfg)
+    check_thinking(cfg)
     problems = load_problems(cfg.problems, cfg.n_problems, cfg.fields).rows if cfg.methods else []
     held_out = load_problems(*split_benchmark(cfg.validation), cfg.fields).rows if cfg.validation else []
     check_solutions(cfg, problems)
@@ -248,17 +256,19 @@ def usable_problems(
 
 def readable(
     traces:list[dict] # drafts
-) -> list[dict]:      # those whose prompt fitted the student's context
+) -> list[dict]:      # those whose prompt fitted the student's context and was not refused
     "Leave out what the student could not read, and say so"
     for t in traces:
         if t['draft_finish'] == 'too_long': print(f'left out: {t["problem_id"]}: its prompt is longer than the context of {t["student"]}', file=sys.stderr)
-    return [t for t in traces if t['draft_finish'] != 'too_long']
+    return [t for t in traces if t['draft_finish'] not in ('too_long', 'refused')]   # the engine has named the latter
 
 def fitting(
     traces:list[dict] # drafts
 ) -> list[dict]:      # see `readable`
     "What the student could read; raises CgdError if that is nothing"
     fit = readable(traces)
+    if not fit and any(t['draft_finish'] == 'refused' for t in traces):
+        raise CgdError('no draft: the server of the student refused every prompt that fits; its words stand above')
     if not fit: raise CgdError('no prompt fits the context of the student; use one with a longer context')
     return fit
 
@@ -300,7 +310,7 @@ def tune(
     held_out:Pairs|None=None # of the validation set
 ):
     "Fine-tune the untrained student on a method's pairs"
-    train(pairs, recipe(cfg, pairs.name), cfg.student, cfg.path('models', pairs.name), validation=held_out)
+    train(pairs, recipe(cfg, pairs.name), cfg.student, cfg.path('models', pairs.name), validation=held_out, thinking=cfg.engine.thinking)
 
 def tune_rival(
     cfg:RunConfig,    # the run
@@ -309,7 +319,7 @@ def tune_rival(
 ):
     "Let a rival train the untrained student, or that of the first stage"
     first, rival = split_method(method)
-    train_rival(rival, traces, cfg.rl, whole(cfg, first) if first else cfg.student, cfg.path('models', method))
+    train_rival(rival, traces, cfg.rl, whole(cfg, first) if first else cfg.student, cfg.path('models', method), thinking=cfg.engine.thinking)
 
 def tune_all(
     cfg:RunConfig,         # the run
@@ -326,7 +336,7 @@ def tune_all(
 
 # %% ../nbs/11_pipeline.ipynb #keep-config
 _WHERE = ('name', 'folder', 'store', 'allow_code', 'adapters', 'cluster')   # where a run is kept, and what it may do
-_OF_ENGINE = ('dtype', 'max_model_len', 'adapter', 'quantization', 'keep_thoughts', 'served_as')   # what of an engine decides its texts
+_OF_ENGINE = ('dtype', 'max_model_len', 'adapter', 'quantization', 'thinking', 'keep_thoughts', 'served_as', 'omit')
 
 def _vouched(spec:str, engine:EngineConfig) -> str: return spec.rpartition('@')[0] if engine.served_as and spec.startswith('openai:') else spec
 
@@ -378,13 +388,18 @@ def stages(
     upto:str='report' # what is wanted
 ) -> Iterator[tuple[str, object]]: # a stage's name and what it made
     "Every stage of a run, in order"
-    keep_config(check_config(cfg, upto))
+    check_config(cfg, upto)
+    with hold_folder(cfg.path()):
+        keep_config(cfg)
+        yield from _stages(cfg, upto)
+
+def _stages(cfg:RunConfig, upto:str) -> Iterator[tuple[str, object]]:
     with cfg.open_store() as store:
         tuned = {}
         for stage, tuned in tuning(cfg, store, upto) if cfg.methods else (): yield stage, tuned
         examine_all(cfg, {'base': cfg.student} | tuned, store)
         yield 'eval', list(cfg.path('records').iterdir())
-    yield 'report', report(cfg.path())
+    yield 'report', _report(cfg.path())
 
 # %% ../nbs/11_pipeline.ipynb #run-stages
 STAGES = 'draft', 'critique', 'refine', 'pairs', 'train', 'eval', 'report'
@@ -405,8 +420,9 @@ def drafted(
 ) -> list[dict]:   # drafts, less those of problems that need no teaching
     "What the student makes of the problems"
     problems = clean_rows(cfg, usable_problems(cfg), 'problems')
-    with open_student(cfg) as student: traces = fitting(draft(problems, student, store, cfg.draft))
+    with open_student(cfg) as student: traces = fitting(draft(problems, student, store, cfg.draft, cfg.grader))
     write_table(traces, cfg.path('drafts.parquet'))
+    for line in doubts(traces, 'draft_grade'): print(line, file=sys.stderr)
     if not cfg.drop_solved: return traces
     left = {p['problem_id'] for p in unsolved(problems, traces)}
     if not left: raise CgdError('drop_solved: every draft of every problem is right, so nothing is left to teach; take harder problems')
@@ -423,9 +439,10 @@ def taught(
     done = []
     for spec, rows in zip(cfg.teacher, share_out(traces, len(cfg.teacher), cfg.teacher_share, cfg.teach.seed)):
         with teacher_of(cfg, spec) as teacher:
-            rows = work(rows, teacher, store)
-            done += direct(rows, teacher, store) if work is teach and 'dsft' in needed_views(cfg) else rows
+            rows = work(rows, teacher, store) if work is critique else work(rows, teacher, store, cfg.grader)
+            done += direct(rows, teacher, store, cfg.grader) if work is teach and 'dsft' in needed_views(cfg) else rows
     write_table(done, cfg.path('traces.parquet' if work is teach else 'critiques.parquet'))
+    for line in doubts(done, 'verdict', 'refinement_grade', 'direct_grade'): print(line, file=sys.stderr)
     return done
 
 # %% ../nbs/11_pipeline.ipynb #held-out
@@ -474,11 +491,6 @@ def same_problems(
     return [v for v in views if v.name in wanted], rows
 
 # %% ../nbs/11_pipeline.ipynb #save-lengths
-def load_tokenizer(model:str):
-    "A model's tokenizer, from transformers"
-    from transformers import AutoTokenizer
-    return AutoTokenizer.from_pretrained(find_model(model))
-
 def save_lengths(
     cfg:RunConfig,         # the run
     pairs:dict[str,Pairs], # by method
@@ -501,7 +513,7 @@ def make_pairs(
     views:list[Pairs] # from `same_problems`
 ) -> dict[str, Pairs]: # by method; methods whose pairs coincide are kept once
     "Training pairs of every method that has some, saved as JSON Lines"
-    tokenizer, rivals = load_tokenizer(cfg.student), rivals_of(cfg)
+    tokenizer, rivals = load_tokenizer(cfg.student, cfg.engine.thinking), rivals_of(cfg)
     if cfg.budget == 'target_tokens': views = equal_budget(views, target_tokens(tokenizer))
     named = {v.name: v for v in views}
     pairs = {m: compose(m, named, cfg.views, cfg.train.epochs) for m in trainings(cfg) if m not in rivals}
@@ -700,6 +712,10 @@ def report(
     folder:str|Path # of a run with records
 ) -> str:           # the main tables, as text
     "Write every table as CSV, figure.png and report.html, and say what changed"
+    RunConfig.load(Path(folder, 'config.yaml'))   # or there is no run
+    with hold_folder(folder): return _report(folder)
+
+def _report(folder:str|Path) -> str:
     from matplotlib import pyplot as plt
     from cgd.figures import plot_run
     cfg, records, folder = RunConfig.load(Path(folder, 'config.yaml')), read_records(Path(folder)), Path(folder)
@@ -711,7 +727,8 @@ def report(
     for name, rows in tables.items():
         if rows: write_table(rows, folder/f'{name}.csv')
     figure = plot_run(scores, caption(cfg))
-    figure.savefig(folder/'figure.png', dpi=150); plt.close(figure)
+    figure.savefig(drawn := io.BytesIO(), dpi=150); plt.close(figure)
+    write_atomic(folder/'figure.png', drawn.getvalue())
     write_atomic(folder/'report.html', _page(cfg, records, tables))
     return '\n\n'.join([score_table(scores), *([gap_table(gaps)] if gaps else []), f'{caption(cfg)}\nAll of it is in {folder}/; open {folder/"report.html"} in a browser'])
 
@@ -770,6 +787,11 @@ def analyse(
 ) -> str:                    # the report
     "Measure what a run's students make of refinements, and report again"
     cfg = RunConfig.load(Path(folder, 'config.yaml'))
+    with hold_folder(folder):
+        _analyse(cfg, rows, problems, samples)
+        return _report(folder)
+
+def _analyse(cfg:RunConfig, rows:int, problems:str|None, samples:int):
     source, limit = split_benchmark(cfg.benchmarks[0])
     with Store(cfg.path('probed', 'store.sqlite')) as store:   # not the run's: its ledger is of the run alone
         traces, whose = looked_at(cfg, problems, store)
@@ -779,7 +801,6 @@ def analyse(
         if samples: tables['answer_entropy'] = sampled_entropy(cfg, tests(50), samples, store)
     for name, lines in tables.items():
         if lines: write_table(lines, cfg.path('probed', f'{name}.csv'))
-    return report(folder)
 
 # %% ../nbs/11_pipeline.ipynb #regrade
 def regrade_run(
@@ -787,6 +808,10 @@ def regrade_run(
     allow_code:bool=False # whether code that models wrote may run here
 ) -> str:                 # what changed, and the report
     "Grade every stored answer again, and make the report anew"
+    RunConfig.load(Path(folder, 'config.yaml'))   # or there is no run
+    with hold_folder(folder): return _regrade(folder, allow_code)
+
+def _regrade(folder:str|Path, allow_code:bool) -> str:
     cfg, said, waiting = RunConfig.load(Path(folder, 'config.yaml')), [], []
     items = {benchmark_name(spec): load_benchmark(*split_benchmark(spec), fields=cfg.fields) for spec in cfg.benchmarks}
     for (method, name), old in read_records(Path(folder)).items():
@@ -796,7 +821,7 @@ def regrade_run(
         said += [f'{method} on {name}: {c["n"]} graded {c["old"]} before and {c["new"]} now by {c["grader"]}'
                  for c in changed_outcomes(old, new) if c['old'] is not None]   # a new grader changes nothing
     for new, file in waiting: os.replace(new, file)   # only when all of them could be graded
-    return '\n'.join([*said, 'nothing changed' if not said else '', report(folder)])
+    return '\n'.join([*said, 'nothing changed' if not said else '', _report(folder)])
 
 # %% ../nbs/11_pipeline.ipynb #tables
 def _p(value:float|None) -> str: return '' if value is None or value != value else f'{value:.2g}'
@@ -813,7 +838,9 @@ def score_table(
     for r in scores:
         marks = graders_in(r)[:2]
         alike[tuple(marks)].append({'benchmark': r['benchmark'], 'method': r['method'], 'n': r['n'], **{f'{GRADER_NAMES.get(g, g)} %': _range(r, g) for g in marks},
-                                    'in format %': f'{100 * r["in_format"]:.0f}', 'tokens': f'{r["mean_tokens"]:.0f}', 'cut %': f'{100 * r["truncated"]:.0f}',
+                                    'in format %': f'{100 * r["in_format"]:.0f}',
+                                    'tokens': '' if r['mean_tokens'] is None else f'{r["mean_tokens"]:.0f}',
+                                    'cut %': f'{100 * r["truncated"]:.0f}',
                                     'detectable': '' if r['detectable'] is None or r['detectable'] != r['detectable'] else f'+{100 * r["detectable"]:.0f}'})
     return '\n\n'.join(pd.DataFrame(rows).to_string(index=False) for rows in alike.values())
 

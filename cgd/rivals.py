@@ -17,10 +17,10 @@ from typing import Literal, TextIO
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from .core import CgdError, Config, content_hash, derive_seed, is_current, launch, redirect_output
-from .generate import chat_ids, find_model, fingerprint, model_context
+from .generate import DATED, chat_ids, end_of_turn, find_model, fingerprint, load_tokenizer, model_context
 from .grade import GRADERS, grade_many
 from .train import (TrainConfig, Watch, check_hardware, check_loggers, deliver, devices, hub_id, load_base, lora_config, on_these_devices, peak_gib, quiet_trainer,
-                       run_trainer, saving_arguments, train_env, training_dtype, update_arguments, versions, watcher)
+                       run_trainer, saving_arguments, thinking_of, train_env, training_dtype, update_arguments, versions, watcher)
 from .views import ASK, enclose, views_of
 
 # %% ../nbs/07_rivals.ipynb #rl-config
@@ -80,7 +80,7 @@ def read_ids(
     more = '\n\n' + row['privileged_context'] if 'privileged_context' in row else ''
     turns = [[dict(role='user', content=row['prompt'][-1]['content'] + text)] for text in ('', more)]
     ours = [chat_ids(tokenizer, turn) for turn in turns]
-    theirs = [tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)['input_ids'] for turn in turns]
+    theirs = [tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True, **DATED)['input_ids'] for turn in turns]
     return tuple(ours) if ours == theirs else None
 
 def usable(
@@ -231,10 +231,10 @@ def _rival_record(name:str, trainer, cfg:RLConfig, base:str, drawn:list[dict], *
                 idle_steps=sum(h['frac_reward_zero_std'] == 1 for h in rewarded), validation=None, **more)
 
 # %% ../nbs/07_rivals.ipynb #draw
-def _draw(name:str, rows:list[dict], cfg:RLConfig, folder:str) -> tuple:
+def _draw(name:str, rows:list[dict], cfg:RLConfig, folder:str, thinking:str) -> tuple:
     "The tokenizer, the rows of every update, and what was left out"
-    from transformers import AutoTokenizer
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder, thinking)
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer))   # where TRL ends a completion
     once = {r['problem_id']: r for r in rows}.values() if name == 'grpo' else rows   # several drafts are one problem
     if not (context := model_context(folder)): raise CgdError(f'{folder}: its config.json does not say how long a context it takes')
     kept, left_out = usable([as_messages(RIVALS[name].row(r, cfg), cfg) for r in once], tokenizer, cfg, context)
@@ -249,6 +249,7 @@ def _rival_trainer(name:str, tokenizer, drawn:list[dict], cfg:RLConfig, folder:s
     data = Dataset.from_list([{k: v for k, v in r.items() if k in ('prompt', 'reference', 'privileged_context')} for r in drawn])
     trainer = RIVALS[name].trainer(cfg, arguments, model=load_base(folder, recipe, 'padded'), train_dataset=data, processing_class=tokenizer, callbacks=[callback],
                                    peft_config=lora_config(recipe) if cfg.method == 'lora' else None)
+    trainer.chat_template_kwargs = DATED   # no function could stand in the settings, which are saved as JSON
     quiet_trainer(trainer, checkpoints.with_suffix('.logs'))
     return trainer
 
@@ -259,26 +260,27 @@ def fit_rival(
     cfg:RLConfig,            # the recipe
     base:str,                # the student: 'smollm2', a folder, or a Hub id
     out:str|Path,            # folder to make
-    screen:TextIO|None=None  # where the progress bar goes; None for none
+    screen:TextIO|None=None, # where the progress bar goes; None for none
+    thinking:str='auto'      # as the student's engine has it
 ) -> dict:                   # the record that is in train.json too
     "Train in this process; raises CgdError for rows that cannot be used, or a loss that is not a number"
     out, folder = Path(out).absolute(), find_model(base)
     check_rival(name, cfg, base)
-    made_from = content_hash(name, [RIVALS[name].row(r, cfg) for r in rows], cfg.model_dump(mode='json'), fingerprint(folder))   # GRPO does not care for another critique
+    made_from = content_hash(name, [RIVALS[name].row(r, cfg) for r in rows], cfg.model_dump(mode='json') | thinking_of(folder, thinking), fingerprint(folder))   # GRPO does not care for another critique
     if is_current(out, made_from): return json.loads((out/'train.json').read_text())
-    tokenizer, drawn, left_out = _draw(name, rows, cfg, folder)
+    tokenizer, drawn, left_out = _draw(name, rows, cfg, folder, thinking)
     checkpoints, before = out.with_name(f'{out.name}.checkpoints'), peak_gib()
     trainer = _rival_trainer(name, tokenizer, drawn, cfg, folder, checkpoints, made_from, screen)
     run_trainer(trainer, checkpoints, made_from, cfg.recipe())
-    record = _rival_record(name, trainer, cfg, base, drawn, left_out=left_out, base_fingerprint=fingerprint(folder), peak_gib=peak_gib(before))
+    record = _rival_record(name, trainer, cfg, base, drawn, left_out=left_out, base_fingerprint=fingerprint(folder), peak_gib=peak_gib(before), **thinking_of(folder, thinking))
     if screen and (note := idle_note(record)): print(note, file=screen, flush=True)
     deliver(trainer, record, cfg.recipe(), out, checkpoints, made_from, _columns(name), rival_card)
     return json.loads((out/'train.json').read_text())
 
 # %% ../nbs/07_rivals.ipynb #train-rival
-def _rival_in_child(name:str, rows:list[dict], values:dict, base:str, out:str, progress:bool) -> dict:
+def _rival_in_child(name:str, rows:list[dict], values:dict, base:str, out:str, progress:bool, thinking:str) -> dict:
     screen = redirect_output(Path(out).with_name(f'{Path(out).name}.log'))
-    return fit_rival(name, rows, RLConfig.make(values), base, out, screen if progress else None)
+    return fit_rival(name, rows, RLConfig.make(values), base, out, screen if progress else None, thinking)
 
 def train_rival(
     name:str,           # 'grpo' or 'sdft'
@@ -286,10 +288,11 @@ def train_rival(
     cfg:RLConfig,       # the recipe
     base:str,           # the student; a tuned student's merged folder makes it the second of two stages
     out:str|Path,       # folder to make
-    progress:bool=True  # show a bar with the time left
+    progress:bool=True, # show a bar with the time left
+    thinking:str='auto' # as the student's engine has it
 ) -> dict:              # the record that is in train.json too
     "Train in a process of its own; see `fit_rival`"
     find_model(base)   # fetched here, since the child is offline
     out = Path(out).absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
-    return launch('cgd.rivals:_rival_in_child', name, rows, cfg.model_dump(mode='json'), base, str(out), progress, env=train_env() | dict(TRL_EXPERIMENTAL_SILENCE='1'))
+    return launch('cgd.rivals:_rival_in_child', name, rows, cfg.model_dump(mode='json'), base, str(out), progress, thinking, env=train_env() | dict(TRL_EXPERIMENTAL_SILENCE='1'))

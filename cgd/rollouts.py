@@ -19,7 +19,7 @@ def draft(
     engine:Engine,           # the student
     store:Store,             # where completions are kept
     cfg:SampleConfig,        # how to draw; `n` drafts a problem
-    grader:str='flexible'    # by default the last number in the text: an untrained student does not box its answers
+    grader:str='auto'        # a name in `grade.GRADERS`
 ) -> list[dict]:             # one row a problem and sample: the problem's columns and the draft's
     "The student's attempts at every problem"
     requests = [(p, r) for p in problems for r in sample_requests(p['problem_id'], [{'role': 'user', 'content': p['prompt']}], cfg)]

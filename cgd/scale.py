@@ -56,6 +56,9 @@ def problem_portions(
     for note in notes(tally, fields): print(f'note: {spec}: {note}', file=sys.stderr)
 
 # %% ../nbs/14_scale.ipynb #parts
+def _refused(rows:list[dict]) -> bool:
+    return any(v == 'refused' for r in rows for k, v in r.items() if k.endswith('_finish'))
+
 def in_parts(
     portions:Iterable[list[dict]], # rows, a portion at a time
     work:Callable,     # a portion -> rows of the new table
@@ -67,8 +70,9 @@ def in_parts(
     for number, rows in enumerate(portions):
         part, inputs = Path(out, f'part-{number:05}.parquet'), content_hash(made_from, rows)
         if not is_current(part, inputs):
-            write_table(work(rows), part)
-            mark_current(part, inputs)
+            made = work(rows)
+            write_table(made, part)
+            if not _refused(made): mark_current(part, inputs)   # or else it is made again at the next start
         parts.append(part)
     if left := sorted({*map(str, Path(out).glob('part-*.parquet'))} - {*map(str, parts)}):
         raise CgdError(f'{left[0]}: left from a longer table; delete {out}, or name another folder')
@@ -88,25 +92,30 @@ def draft_parts(
     engine:Engine,    # the student
     store:Store,      # where completions are kept
     cfg:SampleConfig, # how to draw
-    out:str|Path      # folder
+    out:str|Path,     # folder
+    grader:str='auto' # a name in `grade.GRADERS`
 ) -> list[Path]:      # parts of the trace table, up to its drafts
     "Drafts in parts, less those whose prompt the student cannot read"
-    def work(rows): return readable(draft(rows, engine, store, cfg))
-    return in_parts(problems, work, out, [engine.identity, cfg.model_dump()])
+    def work(rows):
+        made = draft(rows, engine, store, cfg, grader)
+        return readable(made) + [t for t in made if t['draft_finish'] == 'refused']   # for the next start
+    return in_parts(problems, work, out, [engine.identity, cfg.model_dump(), grader])
 
 def teach_parts(
     drafts:list[Path], # parts
     teacher,           # from `open_teacher`
     store:Store,       # where an LM teacher's completions are kept
     out:str|Path,      # folder
-    answers:bool=False # with the teacher's own answers, too, for Distilled SFT
+    answers:bool=False, # with the teacher's own answers, too, for Distilled SFT
+    grader:str='auto'  # the drafts' grader
 ) -> list[Path]:       # parts of the whole trace table
     "Critiques and refinements in parts"
     def work(rows):
-        rows = teach(rows, teacher, store)
-        return direct(rows, teacher, store) if answers else rows
+        rows = teach(rows, teacher, store, grader)
+        return direct(rows, teacher, store, grader) if answers else rows
     engine = getattr(teacher, 'engine', None)
-    return in_parts(read_parts(drafts), work, out, [teacher.name, teacher.preset, teacher.cfg.model_dump(), engine and engine.identity, answers])
+    return in_parts(read_parts(drafts), work, out, [teacher.name, teacher.preset, teacher.cfg.model_dump(),
+        engine and engine.identity, answers, grader])
 
 def view_parts(
     traces:list[Path], # parts
@@ -134,8 +143,10 @@ def run_in_parts(
     portions = (_clean(rows, tests) for rows in problem_portions(cfg.problems, rows_at_once, cfg.fields))
     views, folder = needed_views(cfg), cfg.path('parts')
     with cfg.open_store() as store:
-        with open_student(cfg) as student: drafts = draft_parts(portions, student, store, cfg.draft, folder/'drafts')
-        with teacher_of(cfg, cfg.teacher[0]) as teacher: traces = teach_parts(drafts, teacher, store, folder/'traces', 'dsft' in views)
+        with open_student(cfg) as student: drafts = draft_parts(portions, student, store, cfg.draft, folder/'drafts',
+            cfg.grader)
+        with teacher_of(cfg, cfg.teacher[0]) as teacher:
+            traces = teach_parts(drafts, teacher, store, folder/'traces', 'dsft' in views, cfg.grader)
     return dict(drafts=drafts, traces=traces) | view_parts(traces, views, cfg.views, folder, tests)
 
 # %% ../nbs/14_scale.ipynb #split
@@ -295,7 +306,9 @@ def measured_rates(
     where:str='this machine' # for the source
 ) -> Rates:              # per GPU, loading left out
     "Rates from what was generated; raises CgdError if nothing was"
-    read, written = (sum(s[k] for s in sessions) for k in ('prompt_tokens', 'completion_tokens'))
+    counts = [(s['prompt_tokens'], s['completion_tokens']) for s in sessions]
+    if None in sum(counts, ()): raise CgdError('sessions: their server does not count tokens, so they tell no rate')
+    read, written = map(sum, zip(*counts)) if counts else (0, 0)
     seconds = sum(s['seconds'] - s['load_seconds'] for s in sessions)
     if not written or seconds <= 0: raise CgdError('sessions: nothing was generated in them, so they tell no rate')
     write = (written + (read - sum(s['cached_tokens'] for s in sessions)) / faster) / seconds / gpus

@@ -7,7 +7,7 @@ __all__ = ['PRESETS', 'parse_verdict', 'split_sentences', 'Equation', 'read_equa
            'Diagnosis', 'diagnose', 'topic', 'critique_text', 'refinement_text', 'Preset', 'load_preset',
            'preset_label', 'fence', 'fill', 'critique_messages', 'refine_messages', 'TeacherConfig', 'ReferenceTeacher',
            'reference_critiques', 'LMTeacher', 'ignored_settings', 'own_settings', 'open_teacher', 'critique', 'refine',
-           'teach', 'direct', 'share_out', 'verdict_counts']
+           'teach', 'direct', 'share_out', 'verdict_counts', 'doubts']
 
 # %% ../nbs/05_teacher.ipynb #imports
 import itertools, re, sys, unicodedata
@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from textwrap import dedent
 from typing import Literal
 
+from markdown_it import MarkdownIt
 from pydantic import Field, PositiveInt
 from tqdm import tqdm
 
@@ -29,76 +31,115 @@ from .grade import grade, outcomes
 # %% ../nbs/05_teacher.ipynb #plain
 _ANSI = re.compile(r'\x1b(?:\[[0-?]{0,40}[ -/]{0,8}[@-~]|\][^\x07\x1b]{0,1000}(?:\x07|\x1b\\)?|[@-Z\\^_])')
 _LINE_END = re.compile('\r\n|[\r\v\f\x85\u2028\u2029]')
+_BLANKS = frozenset('\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0') | set(map(chr, range(0xfe00, 0xfe10)))
 
 def _plain(text:str) -> str:
     text = _LINE_END.sub('\n', _ANSI.sub('', text))
-    invisible = {ord(c): None for c in set(text) if unicodedata.category(c) in ('Cc', 'Cf', 'Cs') and c not in '\n\t'}
-    return text.translate(invisible)
+    unseen = {c for c in set(text) if unicodedata.category(c) in ('Cc', 'Cf', 'Cs') or c in _BLANKS} - {'\n', '\t'}
+    return text.translate({ord(c): None for c in unseen})
 
 # %% ../nbs/05_teacher.ipynb #own-lines
-_FENCE = re.compile(r'\s{0,12}(?:[-*+]\s{1,4})?(`{3,}|~{3,})([^`]*)$')
-_REGION = re.compile(r'\s{0,12}(?:<((?:problem|student|critique|solution)-[0-9a-f]{8}|blockquote|pre|code|q)>'
-                     r'|\\begin\{(quote|quotation|verbatim|lstlisting)\})')
-_NEW_BLOCK = re.compile(r'\s*$|\s{0,3}(?:#|[-*+]\s|\d{1,3}[.)]\s|[-*_=]{3,}\s*$)')
+_MARKDOWN = MarkdownIt('commonmark').disable(['html_block', 'reference'])   # inside HTML, too, a block quote is one
+_MARKDOWN.core.ruler.enableOnly(['normalize', 'block'])
+_DELIMITED = re.compile(r'<((?:problem|student|critique|solution)-[0-9a-f]{8})>.*?(?:</\1>|\Z)', re.S)   # see `fence`
 _HIDDEN = 'x'   # a letter, so that what follows it does not begin a line
 
-def _ends(line:str, end:str) -> bool:
-    if end[0] in '`~': return line.strip().startswith(end) and not line.strip().strip(end[0])
-    return end in line
+def _blank(text:str) -> str: return re.sub(r'[^\n]', _HIDDEN, text)
 
-def _own_lines(text:str) -> list[str]:
-    lines, end, lazy = [], None, False
-    for line in text.split('\n'):
-        if not line: hidden = lazy = False
-        elif end: hidden, end = True, None if _ends(line, end) else end
-        elif m := _FENCE.match(line): hidden, end = True, m[1]
-        elif m := _REGION.match(line):
-            end = f'</{m[1]}>' if m[1] else rf'\end{{{m[2]}}}'
-            hidden, end = True, None if _ends(line[m.end():], end) else end
-        else:
-            quote = line.lstrip()[:1] == '>'
-            lazy = quote or (lazy and not _NEW_BLOCK.match(line))
-            hidden = lazy
-        lines.append(_HIDDEN if hidden else line)
-    return lines if not end else []
+def _hide_blocks(text:str) -> str:
+    text = _DELIMITED.sub(lambda m: _blank(m[0]), dedent(text))
+    lines = text.split('\n')
+    for token in _MARKDOWN.parse(text):
+        if token.type in ('blockquote_open', 'fence', 'code_block'):
+            begin, end = token.map
+            lines[begin:end] = [_HIDDEN] * len(lines[begin:end])
+    return '\n'.join(lines)
 
-# %% ../nbs/05_teacher.ipynb #quoted-spans
-_MARK = re.compile('["\uff02“”„«»‘’\'`]')
-_PAIRS = {'“': '“', '„': '“', '”': '“', '«': '«', '»': '«', '‘': "'", '’': "'", "'": "'", '\uff02': '"'}
+# %% ../nbs/05_teacher.ipynb #regions
+_DRESS_NAME = re.compile(
+    r'(?:b|i|u|em|strong|ins|mark|big|small|su[bp]|span|div|p|br|hr|h[1-6]|center|font|[uod]l|li|d[dt]|t(?:able|head|body|[rdh])|'
+    r'section|article|main|body|html|itemize|enumerate|description|document|flush\w+|equation|align|gather|\w*math|array|tabular|'
+    r'minipage|verdict|conclusion|judge?ment|critique|review|feedback|evaluation|assessment|think(?:ing)?|answer|output|response|'
+    r'final|result)\*?', re.I)
+_ATTRIBUTES = r'(?:\s+[\w:-]{1,40}\s?=\s?(?:"[^"\n]{0,200}"|\'[^\'\n]{0,200}\'|[^\s>"\']{1,200})){0,9}\s?/?'
+_OPEN = re.compile(
+    rf'<(?P<tag>[a-z][\w-]{{0,40}}){_ATTRIBUTES}>|\\begin\{{(?P<tex>[\w*]{{1,40}})\}}'
+    r'|[\[{](?P<code>quote|code|spoiler|noformat|strike|s|student|draft)(?:=[^\]}\n]{0,80})?[\]}]'
+    r'|(?P<mark><!--|(?<!~)~~(?!~)|(?<!`)``(?!`)|\\iffalse\b|"""|\'\'\'|^[ \t]{0,12}(?:/\*|<<<))', re.I | re.M)
+_CLOSE = {'<!--': '-->', '~~': '~~', '``': "``|''", r'\iffalse': r'\\fi\b', '"""': '"""', "'''": "'''",
+          '/*': r'\*/', '<<<': '>>>'}
+
+def _region_end(text:str, m:re.Match) -> int: # -1 if it never ends
+    if mark := (m['mark'] or '').strip().lower():
+        end = re.compile(_CLOSE[mark]).search(text, m.end())
+        return end.end() if end and (mark not in ('~~', '``') or '\n\n' not in text[m.end():end.end()]) else -1
+    name, depth = re.escape(m['tag'] or m['code'] or m['tex']), 1
+    step = rf'\\(begin|end)\{{{name}\}}' if m['tex'] else rf'[<\[{{](/?){name}(?![\w-])[^<>\[\]{{}}\n]{{0,300}}[>\]}}]'
+    for s in re.compile(step, re.I).finditer(text, m.end()):
+        depth += -1 if s[1] in ('/', 'end') else 1
+        if not depth: return s.end()
+    return -1
+
+# %% ../nbs/05_teacher.ipynb #regions-hide
 _BARE = re.compile(r'\W{0,8}(?:right|wrong|correct|incorrect|conclusion|verdict)\W{0,8}', re.I)
 
-def _opens(mark:str, before:str, after:str) -> bool:
-    if mark in '“„«‘': return True
-    if mark in '”»’': return False
-    return (not before or before.isspace() or before in '([{:;,-–—*_=') and not (after.isspace() or after in '.,;:!?)]}')
+def _regions(text:str) -> list[tuple[int, int]]:
+    "Where marked regions begin and end; one that never ends reaches to the end if it begins a line, and else is none"
+    spans, endless, at = [], set(), 0
+    while (m := _OPEN.search(text, at)) and len(endless) < 50:
+        name, at = (m['tag'] or m['code'] or m['tex'] or m['mark'].strip()).lower(), m.end()
+        if m['mark'] is None and _DRESS_NAME.fullmatch(name) or name in endless: continue
+        end = _region_end(text, m)
+        leads = not text[max(m.start() - 40, 0):m.start()].rpartition('\n')[2].strip('\t -+*.)0123456789')
+        if end < 0: endless.add(name)
+        value = m['tag'] and not leads and end > 0 and _BARE.fullmatch(re.sub(r'</?\w+>', '', text[m.start():end])[:60])
+        if value or end < 0 and (not leads or name in ('~~', '``')): continue
+        spans.append((m.start(), at := end if end > 0 else len(text)))
+    return spans
+
+def _hide(text:str, spans:list[tuple[int, int]]) -> str:
+    parts, at = [], 0
+    for a, b in sorted(spans):
+        if b <= at: continue
+        parts += [text[at:max(a, at)], _blank(text[max(a, at):b])]
+        at = b
+    return ''.join(parts) + text[at:]
+
+# %% ../nbs/05_teacher.ipynb #quoted-spans
+_KINDS = {m: k for k, marks in (('“', '“”„‟〝〞〟'), ('«', '«»'), ('‹', '‹›'), ("'", "‘’‚‛'")) for m in marks}
+_KINDS |= {'"': '"', '\uff02': '"', '`': '`'} | {mark: pair for pair in ('「」', '『』', '《》', '〈〉', '｢｣') for mark in pair}
+_MARK = re.compile('[' + ''.join(_KINDS) + ']')
+_FIRST, _LAST = '“„‟〝«‹‘‚‛', '”〞〟»›’'   # by most habits; German closes with “, Swedish opens with ”
+
+def _opens(mark:str, before:str, after:str, inside:int) -> bool:
+    kind = _KINDS[mark]
+    if len(kind) == 2: return mark == kind[0]
+    left = not before or before.isspace() or before in '([{:;,-–—*_='
+    right = not after or after.isspace() or after in '.,;:!?)]}'
+    if mark in _FIRST: return not (inside and right and not left)
+    if mark in _LAST: return not inside and left and not right
+    return left and not right or kind == '"' and not inside and before.isspace()
 
 def _quoted_spans(text:str) -> list[tuple[int, int]]:
     "Where quotations begin and end; an unclosed one reaches to the end of the text"
     depth, start, spans = {}, {}, []
     for m in _MARK.finditer(text):
         mark, i = m[0], m.start()
-        before, after = text[i-1:i], text[i+1:i+2]
-        kind = _PAIRS.get(mark, mark)
+        before, after, kind = text[i-1:i], text[i+1:i+2], _KINDS[mark]
         if kind == "'" and before.isalnum() and after.isalnum(): continue    # an apostrophe
         if kind == '`':                                                      # code stays on its line
             if depth.get('`') and '\n' in text[start['`']:min(i, start['`']+2000)]: depth['`'] = 0
             opening = not depth.get('`')
-        else: opening = _opens(mark, before, after) or (kind == '"' and not depth.get(kind) and before.isspace())
+        else: opening = _opens(mark, before, after, depth.get(kind, 0))
         if opening:
             if not depth.get(kind): start[kind] = i
             depth[kind] = depth.get(kind, 0) + 1
         elif depth.get(kind):
             depth[kind] -= 1
             if not depth[kind]: spans.append((start[kind], i + 1))
-    return spans + [(start[k], len(text)) for k, d in depth.items() if d and k not in "'`"]
-
-def _hide_quotes(text:str) -> str:
-    parts, at = [], 0
-    for a, b in sorted(_quoted_spans(text)):
-        if b <= at or _BARE.fullmatch(text[a:b][:40]) and b - a < 40: continue
-        parts += [text[at:max(a, at)], re.sub(r'[^\n]', _HIDDEN, text[max(a, at):b])]
-        at = b
-    return ''.join(parts) + text[at:]
+    endless = [start[k] for k, d in depth.items() if d and k not in "'`" and text[start[k]] not in _LAST]
+    spans += [(a, len(text)) for a in endless]
+    return [(a, b) for a, b in spans if b - a >= 40 or not _BARE.fullmatch(text[a:b])]
 
 # %% ../nbs/05_teacher.ipynb #verdict-value
 _RIGHT = frozenset('right correct true valid accurate'.split())
@@ -130,27 +171,99 @@ def _value(phrase:str) -> str:
 # %% ../nbs/05_teacher.ipynb #parse-verdict
 _WHO = r"(?:(?:so|thus|therefore|hence|in|my|the|our|final|overall|critique|teacher|reviewer)(?:'s)?[\s,]{1,3}){0,4}"
 _LABEL = re.compile(rf'(?:\d{{1,2}}[.)]\s{{0,4}})?(?:{_WHO}(?:conclusion|verdict|judge?ment)'
-                    r'|(?:final|overall)\s(?:assessment|evaluation|decision))\b\s{0,4}(?P<sep>[:=|–—-]|is\b|,)?(?P<value>.*)', re.I)
+                    r'|(?:final|overall)\s(?:assessment|evaluation|decision))\b\s{0,4}(?P<sep>[:=|–—-]|is\b|,)?(?P<value>.*)',
+                    re.I)
+_THEIRS = re.compile(
+    r'[^:.\w]{0,3}(?:\w+\s){0,3}(?:student|pupil|draft|author|candidate|user|his|her|their)\b[^:.]{0,30}:', re.I)
 _END = re.compile(r'\[/?END\]|</s>|<\|(?:im_end|eot_id|endoftext|end_of_text|end)\|>', re.I)
+_FOREIGN = re.compile(r'[\W_]{0,60}?(?:[~%;>^@&]|//|/\*|<!|'   # a comment, say
+                      r'\\(?!(?:boxed|fbox|text|math|under|section|large|bf|item|emph)|[\[({]))', re.I)
 _DRESS = re.compile(r'<\|[\w▁ -]{1,40}\|>|</?[a-z][a-z0-9]{0,12}>|\\[A-Za-z]{1,20}|\\?[\[\](){}$]|[*_#`"“”«»~\\]', re.I)
 
 def _undress(line:str) -> str:
     line = unicodedata.normalize('NFKC', line[:400])
     line = re.sub(r'<(conclusion|verdict|judge?ment)>', r'\1: ', _END.sub('', line), flags=re.I)
-    paren = line.replace('\\(', '').replace('\\)', '').replace('(', '\0').replace(')', '')   # a parenthesis may hold a reason
+    paren = line.replace('\\(', '').replace('\\)', '').replace('(', '\0').replace(')', '')   # it may hold a reason
     return re.sub(r'^[\W_]{1,60}', '', _DRESS.sub('', paren).replace('\0', ' (')).strip()
 
 def _line_verdict(line:str, following:str) -> str|None:
     "The verdict of one line; '' if it is a verdict line but not plain; None if it is none"
     text = _undress(line)
+    if _FOREIGN.match(line): return None
     if re.match(r'\W{0,12}(?:\[\[|\\boxed\b|\\fbox\b)', line): return _value(text) or None
     m = _LABEL.match(text)
-    if not m: return None
+    if not m or not m['sep'] and _THEIRS.match(m['value']): return None
     value, strong = m['value'].strip(' |\t'), (m['sep'] or '') not in ('is', ',', '')
     if not re.search(r'\w', value) and not value.count('?'): value, strong = _undress(following), True
     if verdict := _value(value): return verdict
     if _LABEL.match(value): return None                                 # a heading over the verdict line proper
     return '' if strong or set(re.findall(r'\w+', value.casefold())) & (_RIGHT | _WRONG) else None
+
+# %% ../nbs/05_teacher.ipynb #seams
+_WHOSE = (r'(?:students?|pupil|learner|candidate|author|user|draft|submission|attempt|response|solution|answer|work|text|quote|'
+          r'excerpt|transcript|original|he|she|they|it)\b')
+_SAYS = (r'(?:wr(?:ites?|iting|itten|ote)|sa(?:ys|id)|reads?|reading|stat(?:es?|ed)|end(?:s|ed)|conclud(?:es?|ed)|claim(?:s|ed)|'
+         r'puts?|answer(?:s|ed)|repl(?:ies|ied)|quot(?:es?|ed|ing)|cop(?:y|ies|ied)|repeat(?:s|ed)?|verbatim|outputs?|follows?|'
+         r'following|below|again|submitted|given)\b')
+_MINE = r'\b(?:my|i|verdict|judge?ment|assessment|evaluation|review|critique|feedback|conclusion)\b'
+_NAMES = rf"(?:(?:the|an?|this|original|full)\s|\w{{2,12}}['’]s?\s){{0,3}}{_WHOSE}(?:['’]s)?(?:\s{_WHOSE}){{0,2}}"
+_INTRODUCES = re.compile(
+    rf'^(?!.{{0,400}}{_MINE})\W{{0,12}}(?:[^.!?\n]{{0,80}}\b{_WHOSE}[^.!?\n]{{0,80}}\b{_SAYS}(?:\W{{1,3}}\w+){{0,2}}|{_NAMES})'
+    r'\s?[:,–—\])*_]{1,6}\s?$', re.I)
+_RETHINKS = re.compile(
+    r'\b(?:on (?:second|further|reflection)|upon|reflect\w*|reconsider\w*|wait|actually|correction|i (?:was wrong|made|mis\w+)|'
+    r'mistake|sorry|no[,.]|hmm|scratch that|re-?(?:check|examin|read|verif|evaluat|comput|calculat|view)\w*|revis\w*|'
+    r'double[- ]check\w*|(?:check|look|read)\w* (?:it |this |that )?(?:again|once more))', re.I)
+_SEAM = re.compile(
+    rf"\b{_WHOSE}.{{0,80}}\b{_SAYS}\W{{0,3}}$|\b(?:here (?:is|are)|here['’]s|for reference|below is|verbatim|quot\w+)\b"
+    r'|[|>=][+-]?\s*$|["“„«‹「『]\s*$|^\W{0,6}["“„«‹»]|```|~~~|<[/!?a-z|]|\\[a-z]|^\s*\|', re.I)
+_TURN = re.compile(r'\W{0,6}(?:<[|｜][\w▁ -]{1,40}[|｜]>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</s>)', re.I)
+_ROLE = re.compile(
+    r'\W{0,6}(?:user|human|assistant|system|instruction|input|question|problem)\W{0,4}\d{0,3}\W{0,2}(?::|$)', re.I)
+
+# %% ../nbs/05_teacher.ipynb #seams-find
+_PLAIN_LINE = re.compile(r' {0,3}(?:(?:#{1,6}|[-+*•]|\d{1,2}[.)])\s{1,4})?(?:\*\*\*?|__)?[^\W_][^<>|~%^@$\\]{0,100}(?<!\w[*_])')
+
+def _is_plain(line:str) -> bool:
+    "Whether a verdict line can overturn an earlier one: it ends with its value, or is a heading over it"
+    line = _END.sub('', line[:400]).rstrip()
+    label = _LABEL.match(_undress(line))
+    words = re.findall(r"[^\W_]+", label['value'].casefold()) if label else ['']
+    return bool(_PLAIN_LINE.fullmatch(line)) and (not words or words[-1] in _RIGHT | _WRONG | {'unclear'})
+
+def _introduces(line:str) -> bool: return len(line) < 400 and bool(_INTRODUCES.search(line))
+
+def _balanced(line:str) -> bool:
+    line = _MARKER.sub('', line)
+    return all(line.count(a) == line.count(b) for a, b in ('()', '[]', '{}')) and line.count('`') % 2 == 0
+
+def _goes_on(line:str, joined:bool|None) -> bool:
+    "Whether a critique still speaks in its own voice after a verdict (None: so far nothing), and has begun to rethink it"
+    line = unicodedata.normalize('NFKC', line[:400])
+    rethinks = bool(_RETHINKS.search(line)) if joined is None else joined
+    return rethinks and _balanced(line) and not _SEAM.search(line) and not _introduces(line)
+
+# %% ../nbs/05_teacher.ipynb #copies
+_MARKER = re.compile(r'^(?:\s*(?:[-*+•>|#]+|\(?\d{1,3}[.):]|\(?[a-z][.)])\s)+', re.I)
+
+def _letters(line:str) -> str:
+    return unicodedata.normalize('NFKC', re.sub(r'[\W_]+', '', _MARKER.sub('', line))).casefold()
+
+def _copies(lines:list[str], draft:str) -> Callable[[int, str], str]:
+    "Tell of a line (and the next, if it holds the value) whether the draft has it, and 'surely' if what stands around it, too"
+    ours, theirs = list(map(_letters, lines)), ''.join(map(_letters, draft.split('\n')))   # spaces, bullets and marks aside
+    starts, stream = list(itertools.accumulate(map(len, ours), initial=0)), ''.join(ours)
+    def copied(i:int, following:str) -> str:
+        label = _LABEL.match(_undress(lines[i]))
+        words = ours[i] if not label or re.search(r'\w', label['value']) else ours[i] + _letters(following)
+        at, a, b = theirs.find(words), starts[i], starts[i] + len(words)
+        if at < 0 or not words: return ''
+        if at: same = stream[max(a - min(at, 16), 0):b] in theirs
+        else:
+            rest = min(16, len(theirs) - len(words))
+            same = len(stream) >= b + rest and theirs.startswith(stream[a:b + rest])
+        return 'surely' if same else 'perhaps'
+    return copied
 
 # %% ../nbs/05_teacher.ipynb #parse-verdict-function
 def _following(lines:list[str]) -> list[str]:
@@ -161,31 +274,34 @@ def _following(lines:list[str]) -> list[str]:
         if line.strip() and re.search(r'[^\W_]', _END.sub('', line[:400])): seen = line
     return following[::-1]
 
-def _hide_copies(text:str, draft:str) -> str:
-    "Hide what the critique repeats of a draft that has a verdict line itself: the whole of it, or that line after the line it follows there"
-    lines = [l for l in draft.split('\n') if l.strip()]
-    forged = {(before.strip(), line.strip()) for before, line, after in zip(['', *lines], lines, [*lines[1:], '']) if _line_verdict(line, after) is not None}
-    if not forged: return text
-    text = text.replace(draft.strip(), re.sub(r'[^\n]', _HIDDEN, draft.strip()))
-    kept, before = [], ''
-    for line in text.split('\n'):
-        kept.append(_HIDDEN if before and (before, line.strip()) in forged else line)
-        before = line.strip() or before
-    return '\n'.join(kept)
+def _verdicts(plain:str, draft:str) -> list[tuple[str, bool]]:
+    "All verdicts that may be the critique's own, in order, and whether each can overturn those before it"
+    text = _hide_blocks(plain)
+    text = _hide(text, _regions(text))
+    lines, copied = _hide(text, _quoted_spans(text)).split('\n'), _copies(plain.split('\n'), draft)
+    found, joined, before = [], True, ''
+    for i, (line, following) in enumerate(zip(lines, _following(lines))):
+        if not line.strip(): continue
+        if _TURN.match(line) and before or _ROLE.match(line) and found: break   # another's turn
+        verdict = _line_verdict(line, following)
+        copy = '' if verdict is None else 'surely' if _introduces(before) else copied(i, following)
+        before = line
+        if verdict is not None and copy != 'surely':
+            found.append((verdict, not found or joined is not False and not copy and _is_plain(line)))
+            if found[-1][1]: joined = None
+            ends = _END.search(line[:400]) or i + 1 < len(lines) and _END.match(lines[i+1].strip())
+            if verdict and ends: break   # a run-on is not the critique's
+        elif found and joined is not False: joined = _goes_on(line, joined)
+    return found
 
 def parse_verdict(
     critique:str, # as the teacher wrote it
-    draft:str=''  # what it is about; lines copied from it without quotation marks are not the critique's own
+    draft:str=''  # what it is about; what is copied from it without quotation marks is not the critique's own
 ) -> str:         # right | wrong | unparsed
     "A critique's own last verdict"
-    text = _hide_copies(_plain(critique), _plain(draft))
-    lines = _hide_quotes('\n'.join(_own_lines(text))).split('\n')
-    verdict = ''
-    for i, (line, following) in enumerate(zip(lines, _following(lines))):
-        found = None if not line.strip() else _line_verdict(line, following)
-        if found is not None: verdict = found
-        if found and (_END.search(line[:400]) or i + 1 < len(lines) and _END.match(lines[i+1].strip())): break  # a run-on is not the critique's
-    return verdict or 'unparsed'
+    own = last = ''
+    for last, sure in _verdicts(_plain(critique), _plain(draft)): own = last if sure else own
+    return own if own == last and own else 'unparsed'
 
 # %% ../nbs/05_teacher.ipynb #split-sentences
 _BREAK = re.compile(r'(?<=[.!?])["”)*]{0,3}\s{1,9}(?=[A-Z$\d"“(*\\#-])')
@@ -431,7 +547,7 @@ def diagnose(
 ) -> Diagnosis:    # what is wrong, where, and what is missing
     "Find the first wrong or missing step of a draft"
     steps = read_steps(solution)
-    answered = grade(reference, draft, 'flexible').outcome == 'right'
+    answered = grade(reference, draft, 'auto').outcome == 'right'
     known = numbers_in(prompt) | _spelled(prompt) | {n for s in steps for e in s.equations for n in (*e.operands, e.claimed)}
     kind, sentences, reached = _walk(draft, known, steps, answered)
     if not kind and answered:
@@ -572,6 +688,7 @@ def fill(
 
 # %% ../nbs/05_teacher.ipynb #messages
 def _turn(role:str, content:str) -> dict: return dict(role=role, content=content)
+def _asking(system:str, user:str) -> list[dict]: return [*([_turn('system', system)] if system.strip() else []), _turn('user', user)]
 
 def critique_messages(
     preset:Preset,  # what to ask
@@ -580,7 +697,7 @@ def critique_messages(
 ) -> list[dict]:    # chat turns
     "What an LM teacher is asked for a critique"
     note = '\n\n' + preset.reference_note if reference else ''
-    return [_turn('system', preset.critique_system), _turn('user', fill(preset.critique_user + note, row))]
+    return _asking(preset.critique_system, fill(preset.critique_user + note, row))
 
 def refine_messages(
     preset:Preset,  # what to ask
@@ -591,7 +708,7 @@ def refine_messages(
     if preset.chained:
         return [*critique_messages(preset, row, reference), _turn('assistant', row['critique']), _turn('user', fill(preset.refine_user, row))]
     note = '\n\n' + preset.reference_note if reference else ''
-    return [_turn('system', preset.refine_system), _turn('user', fill(preset.refine_user + note, row))]
+    return _asking(preset.refine_system, fill(preset.refine_user + note, row))
 
 # %% ../nbs/05_teacher.ipynb #teacher-config
 class TeacherConfig(Config):
@@ -775,7 +892,7 @@ def refine(
     traces:list[dict], # with critiques by this teacher
     teacher,           # the one who wrote them
     store:Store|None=None, # where an LM teacher's completions are kept
-    grader:str='flexible'  # the draft's grader, so that the two can be compared
+    grader:str='auto'  # the draft's grader, so that the two can be compared
 ) -> list[dict]:       # the same rows, with refinements, graded
     "Have every draft refined in the light of its critique"
     _require(traces, ('prompt', 'draft', 'critique', 'row_id'), 'refine')
@@ -792,7 +909,7 @@ def teach(
     traces:list[dict], # with drafts
     teacher,           # from `open_teacher`
     store:Store|None=None, # where an LM teacher's completions are kept
-    grader:str='flexible'  # the draft's grader
+    grader:str='auto'  # the draft's grader
 ) -> list[dict]:       # the same rows, with critiques and refinements
     "Critique and refinement of every draft, in the order that suits the teacher's memory"
     some, done = teacher.rows_at_once() or max(len(traces), 1), []
@@ -807,7 +924,7 @@ def direct(
     traces:list[dict], # drafts or later
     teacher,           # from `open_teacher`
     store:Store|None=None, # where an LM teacher's completions are kept
-    grader:str='flexible'  # as for drafts
+    grader:str='auto'  # as for drafts
 ) -> list[dict]:       # the same rows, with the teacher's own answer
     "The teacher's answer to the bare prompt, for Distilled SFT"
     _require(traces, ('prompt',), 'direct')
@@ -842,3 +959,28 @@ def verdict_counts(
         counted.append(dict(teacher=teacher, preset=preset, n=len(rows), **{v: sum(r['verdict'] == v for r in rows) for v in ('right', 'wrong', 'unparsed')},
                             truncated=sum(r['critique_finish'] == 'length' for r in rows), agree=round(agree/len(read), 3) if read else None))
     return counted
+
+# %% ../nbs/05_teacher.ipynb #doubts
+def _why_unparsed(rows:list[dict]) -> str:
+    cut = sum(r['critique_finish'] == 'length' for r in rows)
+    odd = [r['critique_finish'] for r in rows if r['critique_finish'] not in ('stop', 'length')]
+    if cut > len(rows) / 2: return f'{cut} of their critiques were cut; raise teach.max_new_tokens'
+    if len(odd) > len(rows) / 2: return f'their critiques ended with {odd[0]!r} and not with stop; look at the endpoint of teacher'
+    return 'their critiques have no line `Conclusion: right` or `Conclusion: wrong`; look at teach.preset, or take another teacher'
+
+def doubts(
+    traces:list[dict], # of one stage
+    *made:str          # what it made: verdict, or columns of grades
+) -> list[str]:        # one line each
+    "Verdicts that are mostly unparsed, and grades that are all missing"
+    said = []
+    for teacher in sorted({r['teacher'] for r in traces}) if 'verdict' in made else ():
+        rows = [r for r in traces if r['teacher'] == teacher]
+        unparsed = [r for r in rows if r['verdict'] == 'unparsed']
+        if len(unparsed) > len(rows) / 2:
+            said.append(f'{teacher}: {len(unparsed)} of {len(rows)} verdicts are unparsed: {_why_unparsed(unparsed)}')
+    for column in made:
+        rows = [r for r in traces if column != 'verdict' and column in r]
+        if rows and all(r[column] is None for r in rows):
+            said.append(f'{column}: missing in all {len(rows)} rows: none of the problems has a reference (a gold answer)')
+    return said

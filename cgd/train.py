@@ -7,9 +7,9 @@ __all__ = ['SHAPES', 'TrainConfig', 'accumulation', 'devices', 'choose_parallel'
            'torch_logprobs', 'choose_batching', 'crosstalk', 'training_dtype', 'mend_generation', 'lora_config',
            'load_base', 'last_good', 'check_validation', 'check_loggers', 'check_hub', 'Watch', 'watcher',
            'update_arguments', 'saving_arguments', 'on_these_devices', 'quiet_trainer', 'read_losses', 'hub_id',
-           'model_card', 'versions', 'check_hardware', 'check_training', 'run_trainer', 'peak_gib', 'deliver', 'fit',
-           'train_env', 'start_ranks', 'train', 'Shape', 'model_shape', 'expected_memory', 'change_to_fit',
-           'memory_note', 'merge']
+           'model_card', 'end_turns', 'versions', 'check_hardware', 'check_training', 'run_trainer', 'peak_gib',
+           'thinking_of', 'deliver', 'fit', 'train_env', 'start_ranks', 'train', 'Shape', 'model_shape',
+           'expected_memory', 'change_to_fit', 'memory_note', 'merge']
 
 # %% ../nbs/07_train.ipynb #imports
 import csv, errno, importlib.metadata, importlib.util, io, json, logging, math, os, resource, shutil, sys, time
@@ -25,7 +25,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from .core import (CgdError, Config, call_by_name, content_hash, derive_seed, explain_death, is_current, launch, mark_current, read_table, redirect_output,
                       set_up_child, usable_cores, write_atomic)
 from .data import overlap
-from .generate import cache_folder, device_memory, find_model, fingerprint, model_context, resolve_dtype
+from .generate import (cache_folder, chat_facts, device_memory, end_of_turn, find_model, fingerprint, load_tokenizer, model_context,
+                          resolve_dtype)
 from .views import Encoded, Pairs, encode
 
 # %% ../nbs/07_train.ipynb #train-config
@@ -530,12 +531,22 @@ def _replace_folder(part:Path, out:Path):
     if out.exists(): shutil.rmtree(out)
     os.rename(part, out)
 
+def end_turns(
+    model,    # from transformers
+    tokenizer # that it is trained with
+):
+    "Let a model's generation config name the end of turn that it has learnt, beside the ends it named before"
+    known = model.generation_config.eos_token_id
+    known = [] if known is None else known if isinstance(known, list) else [known]
+    if (end := end_of_turn(tokenizer)) not in known: model.generation_config.eos_token_id = [end, *known]
+
 def _save_model(trainer, part:Path):
     "Weights, whole, and tokenizer; every process gives its share, and the first one writes"
     shared = dict(state_dict=trainer.accelerator.get_state_dict(trainer.model)) if trainer.args.fsdp else {}
     if not _is_first(): return
     for tied in getattr(trainer.model, 'all_tied_weights_keys', ()) if shared else (): shared['state_dict'].pop(tied, None)   # gathered twice
     shutil.rmtree(part, ignore_errors=True)
+    end_turns(trainer.model, trainer.processing_class)
     trainer.model.save_pretrained(str(part), **shared); trainer.processing_class.save_pretrained(str(part))
 
 def _save(trainer, record:dict, out:Path, columns:dict[str, str], card:Callable):
@@ -654,22 +665,26 @@ def _record(trainer, pairs:Pairs, cfg:TrainConfig, base:str, encoded:Encoded, he
                 validation=held_out and dict(pairs=len(held_out.rows), step=kept, loss=looks[kept]), **more)
 
 # %% ../nbs/07_train.ipynb #fingerprint
-def _fingerprint(pairs:Pairs, cfg:TrainConfig, folder:str, validation:Pairs|None) -> str:
+def thinking_of(folder:str, thinking:str) -> dict:
+    "The setting, if it changes what this student reads"
+    return dict(thinking=thinking) if thinking != 'auto' and chat_facts(folder, thinking)['changed'] else {}
+
+def _fingerprint(pairs:Pairs, cfg:TrainConfig, folder:str, validation:Pairs|None, thinking:str='auto') -> str:
     "Of all that the result follows from; over how many devices the work was shared out is none of that"
-    recipe = cfg.model_dump(mode='json', exclude={'processes', 'parallel'})
+    recipe = cfg.model_dump(mode='json', exclude={'processes', 'parallel'}) | thinking_of(folder, thinking)
     return content_hash(pairs.rows, recipe, fingerprint(folder), None if validation is None else validation.rows)
 
 def _layout(cfg:TrainConfig) -> tuple: # a checkpoint is gone on from by as many processes as made it
     return () if devices(cfg) == 1 else (devices(cfg), choose_parallel(cfg))
 
 # %% ../nbs/07_train.ipynb #prepare
-def _prepare(pairs:Pairs, cfg:TrainConfig, folder:str, checkpoints:Path, made_from:str, screen:TextIO|None, validation:Pairs|None) -> tuple:
+def _prepare(pairs:Pairs, cfg:TrainConfig, folder:str, checkpoints:Path, made_from:str, screen:TextIO|None, validation:Pairs|None,
+             thinking:str) -> tuple:
     "The trainer, ready to go; the rows as tokens, and those held out; what is known of it; memory held before the model"
     backend, why = choose_backend(cfg)
     if screen: print(f'train: {backend}' + (f' ({why})' if why else ''), file=screen, flush=True)
     import peft, trl   # noqa: their memory is not the training's
-    from transformers import AutoTokenizer
-    tokenizer, batching = AutoTokenizer.from_pretrained(folder), choose_batching(cfg, backend)
+    tokenizer, batching = load_tokenizer(folder, thinking), choose_batching(cfg, backend)
     encoded = encode(tokenizer, pairs, cfg.max_length, cfg.max_cut_share)
     held_out = None if validation is None else encode(tokenizer, replace(validation, name=f'validation of {pairs.name}'), cfg.max_length, 1.)
     before = peak_gib()
@@ -705,18 +720,19 @@ def fit(
     base:str,                   # the student: 'smollm2', a folder, or a Hub id
     out:str|Path,               # folder to make
     screen:TextIO|None=None,    # where the progress bar goes; None for none
-    validation:Pairs|None=None  # pairs of other problems, to watch and to choose the checkpoint by
+    validation:Pairs|None=None, # pairs of other problems, to watch and to choose the checkpoint by
+    thinking:str='auto'         # as the student's engine has it
 ) -> dict:                      # the record that is in train.json too
     "Fine-tune in this process; raises CgdError for an empty view, targets that do not fit, or a loss that is not a number"
     out, folder = Path(out).absolute(), find_model(base)
-    made_from = _fingerprint(pairs, cfg, folder, validation)
+    made_from = _fingerprint(pairs, cfg, folder, validation, thinking)
     if is_current(out, made_from): return json.loads((out/'train.json').read_text())
     if cfg.processes > 1 and 'WORLD_SIZE' not in os.environ: raise CgdError(f'processes={cfg.processes}: fit trains in the process that calls it; call train, which starts them, or use torchrun')
     _check(pairs, cfg, base, validation)
     checkpoints, resumes = out.with_name(f'{out.name}.checkpoints'), content_hash(made_from, *_layout(cfg)) if _layout(cfg) else made_from
-    trainer, encoded, held_out, known, before = _prepare(pairs, cfg, folder, checkpoints, resumes, screen, validation)
+    trainer, encoded, held_out, known, before = _prepare(pairs, cfg, folder, checkpoints, resumes, screen, validation, thinking)
     run_trainer(trainer, checkpoints, resumes, cfg)
-    record = _record(trainer, pairs, cfg, base, encoded, held_out, base_fingerprint=fingerprint(folder), peak_gib=peak_gib(before), **known)
+    record = _record(trainer, pairs, cfg, base, encoded, held_out, base_fingerprint=fingerprint(folder), peak_gib=peak_gib(before), **known, **thinking_of(folder, thinking))
     deliver(trainer, record, cfg, out, checkpoints, made_from)
     return json.loads((out/'train.json').read_text())
 
@@ -754,9 +770,9 @@ def start_ranks(
     raise RuntimeError(f'process {rank} of {processes}: {trace}')
 
 # %% ../nbs/07_train.ipynb #in-child
-def _fit_on_rank(pairs:Pairs, values:dict, base:str, out:str, progress:bool, validation:Pairs|None=None) -> dict:
+def _fit_on_rank(pairs:Pairs, values:dict, base:str, out:str, progress:bool, validation:Pairs|None=None, thinking:str='auto') -> dict:
     screen = redirect_output(Path(out).with_name(f'{Path(out).name}.log'))
-    return fit(pairs, TrainConfig.make(values), base, out, screen if progress and _is_first() else None, validation)
+    return fit(pairs, TrainConfig.make(values), base, out, screen if progress and _is_first() else None, validation, thinking)
 
 def _fit_in_child(pairs:Pairs, values:dict, base:str, out:str, *more) -> dict:
     cfg = TrainConfig.make(values)
@@ -774,7 +790,8 @@ def train(
     out:str|Path,          # folder to make
     progress:bool=True,    # show a bar with the time left
     validation:Pairs|str|Path|None=None, # pairs of other problems, to watch and to choose the checkpoint by
-    tested:list[dict]=()   # problem rows of the benchmarks that will be reported, which must not be among them
+    tested:list[dict]=(),  # problem rows of the benchmarks that will be reported, which must not be among them
+    thinking:str='auto'    # as the student's engine has it
 ) -> dict:                 # the record that is in train.json too: seconds, tokens, backend, versions ...
     "Fine-tune in a process of its own, or in several that share the work; see `fit`"
     pairs, validation = _as_pairs(pairs), None if validation is None else _as_pairs(validation)
@@ -782,7 +799,8 @@ def train(
     find_model(base)   # fetched here, since the child is offline
     out = Path(out).absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
-    return launch('cgd.train:_fit_in_child', pairs, cfg.model_dump(mode='json'), base, str(out), progress, validation, env=train_env(bool(cfg.push_to_hub), cfg.processes))
+    return launch('cgd.train:_fit_in_child', pairs, cfg.model_dump(mode='json'), base, str(out), progress, validation, thinking,
+                  env=train_env(bool(cfg.push_to_hub), cfg.processes))
 
 # %% ../nbs/07_train.ipynb #shape
 @dataclass(frozen=True)
@@ -886,14 +904,18 @@ def memory_note(
 def _merge(folder:str, adapter:str, out:str):
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+    record = Path(adapter)/'train.json'
+    known = json.loads(record.read_text()) if record.exists() else {}
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)   # 16 bits would lose a good part of the update
     mend_generation(model.generation_config, folder)
     try: model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except (RuntimeError, ValueError) as e: raise CgdError(f'{adapter}: does not fit the base {folder}: {str(e).splitlines()[0]}') from None
     part = Path(out).with_name(f'.{Path(out).name}.part')
     shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(str(part)); AutoTokenizer.from_pretrained(folder).save_pretrained(str(part))
+    tokenizer = load_tokenizer(folder, known.get('thinking', 'auto'))
+    end_turns(model, tokenizer)
+    model.save_pretrained(str(part)); tokenizer.save_pretrained(str(part))
     write_atomic(part/'merged.json', json.dumps(dict(base=fingerprint(folder), adapter=fingerprint(adapter))))
     _replace_folder(part, Path(out))
 

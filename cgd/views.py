@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['ASK', 'VIEWS', 'enclose', 'ViewConfig', 'shuffle_critiques', 'generic_critiques', 'wrong_critiques', 'View',
-           'states_answer', 'drop_reason', 'Pairs', 'make_pair', 'verdict_mix', 'build', 'same_pairs', 'end_of_turn',
-           'writes', 'render', 'MaskView', 'lengths', 'length_audit', 'cut_middle', 'shorten', 'Encoded', 'encode',
-           'one', 'target_chars', 'target_tokens', 'mix', 'anneal', 'equal_budget', 'views_of', 'is_annealed',
-           'compose']
+           'states_answer', 'drop_reason', 'Pairs', 'make_pair', 'verdict_mix', 'build', 'same_pairs', 'writes',
+           'render', 'MaskView', 'lengths', 'length_audit', 'cut_middle', 'shorten', 'Encoded', 'encode', 'one',
+           'target_chars', 'target_tokens', 'mix', 'anneal', 'equal_budget', 'views_of', 'is_annealed', 'compose']
 
 # %% ../nbs/06_views.ipynb #imports
 import html, random, re, unicodedata
@@ -22,7 +21,7 @@ from statistics import median
 from pydantic import Field
 
 from .core import CgdError, Config, content_hash, derive_seed
-from .generate import chat_ids
+from .generate import end_of_turn, turn_ids   # the first is looked for here, too
 from .grade import one_spelling, read_answer, split_unit, strict, to_number
 
 # %% ../nbs/06_views.ipynb #enclose
@@ -288,20 +287,6 @@ def same_pairs(
     for v in views: groups[content_hash(sorted(content_hash(r['prompt'], r['completion']) for r in v.rows))].append(v.name)
     return list(groups.values())
 
-# %% ../nbs/06_views.ipynb #end-of-turn
-def end_of_turn(
-    tokenizer # of the student
-) -> int:     # token id
-    "The token that the chat template puts after an assistant's turn"
-    mark = '\ue000target\ue001'
-    turns = [dict(role='user', content='x'), dict(role='assistant', content=mark)]
-    tail = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(mark)[2]
-    special = [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special]
-    found = [(tail.index(t), -len(t), t) for t in special if t in tail]
-    if found: return tokenizer.convert_tokens_to_ids(min(found)[2])
-    if tokenizer.eos_token_id is None: raise CgdError('the chat template ends a turn with no special token and the tokenizer has no end token')
-    return tokenizer.eos_token_id
-
 # %% ../nbs/06_views.ipynb #render
 def _target_ids(tokenizer, text:str) -> list[int]: return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
@@ -317,14 +302,14 @@ def render(
     tokenizer,  # of the student
     pair:dict   # prompt and completion
 ) -> tuple[list[int], list[int]]: # token ids, and the loss mask: 1 where the token is learnt
-    "A pair as the student reads it; raises CgdError if the tokenizer cannot write the target"
+    "A pair as the student reads it; raises CgdError if the tokenizer cannot write the target, or its chat template has no place for it"
     target = pair['completion'][0]['content']
-    prompt, answer, end = chat_ids(tokenizer, pair['prompt']), _target_ids(tokenizer, target), end_of_turn(tokenizer)
+    prompt, written = turn_ids(tokenizer, pair['prompt'], target)
     bos = tokenizer.bos_token_id
     if bos is not None and prompt[:2] == [bos, bos]: raise CgdError('the chat template begins with two begin-of-text tokens')
     if not writes(tokenizer, target):
         raise CgdError(f'{pair["row_id"]}: the tokenizer cannot write the target {target[:60]!r}; leave the row out, as `encode` does, or take another student')
-    return prompt + answer + [end], [0]*len(prompt) + [1]*(len(answer) + 1)
+    return prompt + written, [0]*len(prompt) + [1]*len(written)
 
 # %% ../nbs/06_views.ipynb #mask-view
 class MaskView:
@@ -350,9 +335,9 @@ def lengths(
 ) -> list[dict]: # a row each: tokens of every part, and `total` with template and instructions
     "Tokens of each pair by part"
     def count(text): return len(_target_ids(tokenizer, text)) if text else 0
+    turns = [turn_ids(tokenizer, r['prompt'], r['completion'][0]['content']) for r in pairs.rows]
     return [dict(row_id=r['row_id'], problem=count(r['problem']), draft=count(r['draft']), critique=count(r['critique']),
-                 target=count(r['completion'][0]['content'])+1,
-                 total=len(chat_ids(tokenizer, r['prompt']))+count(r['completion'][0]['content'])+1) for r in pairs.rows]
+                 target=len(written), total=len(prompt) + len(written)) for r, (prompt, written) in zip(pairs.rows, turns)]
 
 def length_audit(
     counts:list[dict], # from `lengths`

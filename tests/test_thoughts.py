@@ -68,3 +68,17 @@ def test_by_vllm_too(thinker, tmp_path, long):
     with Store(tmp_path/'s.sqlite') as store, open_engine(f'vllm:{thinker}', dtype='float32', keep_thoughts=True) as engine:
         kept = [c.text for c in complete(engine, [Request('r', ASKED, i, 2., seed=i, max_new_tokens=12) for i in range(12)], store)]
     assert any('[THINK]' in t for t in kept) and not any('<|noise|>' in t for t in kept)
+
+
+def test_thinking_on_keeps_the_marks(thinker, tmp_path):
+    "Where the template knows the difference: a thought that it opens is told from an answer"
+    import shutil
+    folder = shutil.copytree(thinker, tmp_path/'thinks')
+    opens = "{% if enable_thinking %}<think>\n{% else %}<think></think>{% endif %}"
+    (folder/'chat_template.jinja').write_text("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+                                              "{% if add_generation_prompt %}<|im_start|>assistant\n" + opens + "{% endif %}")
+    with Store(tmp_path/'s.sqlite') as store:
+        on, off = write(f'hf:{folder}', store, thinking='on'), write(f'hf:{folder}', store, thinking='off')
+        assert len(store) == 24
+    assert all(t.startswith('<think>') for t in on) and any('[THINK]' in t for t in on) and not any('think' in t or 'THINK' in t for t in off)
+    assert all(final_part(t) == '' for t in on if '[/THINK]' not in t)   # it never came to an end of its thoughts
