@@ -577,12 +577,12 @@ def split_thoughts(
     return (found[1].strip(), found[2].strip()) if found else ('', text.strip())
 
 # %% ../nbs/03_generate.ipynb #turn-ids
-_FIELDS = 'reasoning_content', 'reasoning', 'thinking'   # what families call the thoughts of a turn
+_ASIDE = 'reasoning_content', 'reasoning', 'thinking'   # what families call the thoughts of a turn
 _SWITCH = {thinking: dict.fromkeys(('enable_thinking', 'thinking'), thinking == 'on') for thinking in ('on', 'off')} | dict(auto={})
 
 def _around(tokenizer, turns:list, opened:str, thoughts:str) -> tuple[str, str]:
     "What the template writes before an answer, with the prompt and the thoughts, and what it writes after"
-    ways = [dict(content=_ANSWER, **dict.fromkeys(_FIELDS, thoughts))] if thoughts else [dict(content=_ANSWER)]
+    ways = [dict(content=_ANSWER, **dict.fromkeys(_ASIDE, thoughts))] if thoughts else [dict(content=_ANSWER)]
     if thoughts and not _changes(tokenizer, 'on', 'off'): ways.append(dict(content=f'<think>\n{thoughts}\n</think>\n\n{_ANSWER}'))
     for turn in ways:
         before, found, after = _rendered(tokenizer, [*turns, dict(role='assistant', **turn)], prompt=False).rpartition(_ANSWER)
@@ -1173,8 +1173,6 @@ def _leave_out(engine:'OpenAIEngine', server:_Server, name:str, words:str) -> se
     return {ours}
 
 # %% ../nbs/03_generate.ipynb #openai-pieces
-_ASIDE = 'reasoning_content', 'reasoning', 'thinking'   # fields of a message; the last two also of a part
-
 def _pieces(content, thought:bool=False) -> Iterator[tuple[bool, str]]: # whether it is a thought, and its text
     "The pieces of a message's content"
     if isinstance(content, str): yield thought, content.encode(errors='replace').decode()   # a lone surrogate

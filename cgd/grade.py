@@ -1048,7 +1048,7 @@ def _undressed(text:str) -> str:
 
 # %% ../nbs/02_grade.ipynb #read-choice
 _LETTERS = 'ABCDEFGHIJ'
-_LETTER = re.compile(r"""(?:the\s{1,9})?(?:(?:either|both)\s{1,9})?(?:(?:option|choice|letter|answer)\b[\s:]{0,9})?
+_ONE_LETTER = re.compile(r"""(?:the\s{1,9})?(?:(?:either|both)\s{1,9})?(?:(?:option|choice|letter|answer)\b[\s:]{0,9})?
     [(\[\s]{0,9}(?P<letter>[a-z])(?![^\W\u3040-\u9fff\uac00-\ud7af]|['′^\#%°(♭♯])(?P<rest>.*)""", re.I | re.S | re.X)
 _MORE = re.compile(r"""[\s)\].,:;(\[]{0,9}(?:\b(?P<word>or|and|nor|plus|vs|versus)\b\.?|[,;/|&])[\s,]{0,9}
     (?:(?:(?P<too>or|and)|maybe|perhaps|possibly|probably|even|also|rather|else|both)\s{1,9}){0,4}""", re.I | re.X)
@@ -1066,7 +1066,7 @@ def _is_word(letter:str, rest:str) -> bool:
     return not (_JOINS.match(rest) or letter == 'A' and _GOES_ON.match(rest))
 
 def _one_letter(text:str, among:str) -> re.Match|None:
-    m = _LETTER.match(text)
+    m = _ONE_LETTER.match(text)
     if not m or m['letter'].upper() not in among or _FORMULA.match(m['rest']) or _NAMED.match(m['rest']): return None
     return None if _is_word(m['letter'], m['rest']) else m
 
@@ -1155,7 +1155,7 @@ def _lone_choice(line:str) -> str:
     "The choice that a line is"
     line = line[_SO.match(line).end():]
     found = _choice(line, _LETTERS)
-    return found if len(found) == 1 and _ENDS.fullmatch(_LETTER.match(line)['rest']) else ''
+    return found if len(found) == 1 and _ENDS.fullmatch(_ONE_LETTER.match(line)['rest']) else ''
 
 def _loose_choice(text:str) -> str:
     "A choice that an undressed text does not state"

@@ -202,20 +202,20 @@ def _line_verdict(line:str, following:str) -> str|None:
 # %% ../nbs/05_teacher.ipynb #seams
 _WHOSE = (r'(?:students?|pupil|learner|candidate|author|user|draft|submission|attempt|response|solution|answer|work|text|quote|'
           r'excerpt|transcript|original|he|she|they|it)\b')
-_SAYS = (r'(?:wr(?:ites?|iting|itten|ote)|sa(?:ys|id)|reads?|reading|stat(?:es?|ed)|end(?:s|ed)|conclud(?:es?|ed)|claim(?:s|ed)|'
+_REPORTS = (r'(?:wr(?:ites?|iting|itten|ote)|sa(?:ys|id)|reads?|reading|stat(?:es?|ed)|end(?:s|ed)|conclud(?:es?|ed)|claim(?:s|ed)|'
          r'puts?|answer(?:s|ed)|repl(?:ies|ied)|quot(?:es?|ed|ing)|cop(?:y|ies|ied)|repeat(?:s|ed)?|verbatim|outputs?|follows?|'
          r'following|below|again|submitted|given)\b')
 _MINE = r'\b(?:my|i|verdict|judge?ment|assessment|evaluation|review|critique|feedback|conclusion)\b'
 _NAMES = rf"(?:(?:the|an?|this|original|full)\s|\w{{2,12}}['’]s?\s){{0,3}}{_WHOSE}(?:['’]s)?(?:\s{_WHOSE}){{0,2}}"
 _INTRODUCES = re.compile(
-    rf'^(?!.{{0,400}}{_MINE})\W{{0,12}}(?:[^.!?\n]{{0,80}}\b{_WHOSE}[^.!?\n]{{0,80}}\b{_SAYS}(?:\W{{1,3}}\w+){{0,2}}|{_NAMES})'
+    rf'^(?!.{{0,400}}{_MINE})\W{{0,12}}(?:[^.!?\n]{{0,80}}\b{_WHOSE}[^.!?\n]{{0,80}}\b{_REPORTS}(?:\W{{1,3}}\w+){{0,2}}|{_NAMES})'
     r'\s?[:,–—\])*_]{1,6}\s?$', re.I)
 _RETHINKS = re.compile(
     r'\b(?:on (?:second|further|reflection)|upon|reflect\w*|reconsider\w*|wait|actually|correction|i (?:was wrong|made|mis\w+)|'
     r'mistake|sorry|no[,.]|hmm|scratch that|re-?(?:check|examin|read|verif|evaluat|comput|calculat|view)\w*|revis\w*|'
     r'double[- ]check\w*|(?:check|look|read)\w* (?:it |this |that )?(?:again|once more))', re.I)
 _SEAM = re.compile(
-    rf"\b{_WHOSE}.{{0,80}}\b{_SAYS}\W{{0,3}}$|\b(?:here (?:is|are)|here['’]s|for reference|below is|verbatim|quot\w+)\b"
+    rf"\b{_WHOSE}.{{0,80}}\b{_REPORTS}\W{{0,3}}$|\b(?:here (?:is|are)|here['’]s|for reference|below is|verbatim|quot\w+)\b"
     r'|[|>=][+-]?\s*$|["“„«‹「『]\s*$|^\W{0,6}["“„«‹»]|```|~~~|<[/!?a-z|]|\\[a-z]|^\s*\|', re.I)
 _TURN = re.compile(r'\W{0,6}(?:<[|｜][\w▁ -]{1,40}[|｜]>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</s>)', re.I)
 _ROLE = re.compile(
