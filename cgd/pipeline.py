@@ -64,7 +64,7 @@ class RunConfig(Config):
     engine:EngineConfig=EngineConfig() # how the student runs
     teacher_engine:EngineConfig=EngineConfig() # how an LM teacher runs
     draft:SampleConfig=SampleConfig() # how drafts are drawn
-    grader:Literal[tuple(GRADERS)]='auto' # of all data; auto: strict, or the last number where nothing is stated
+    grader:Literal[tuple(GRADERS)]='auto' # of drafts and refinements; auto: strict, or by the last number where a number is asked for and none is stated
     drop_solved:bool=False            # teach only problems that at least one of their drafts gets wrong; wants draft.n above 1
     teach:TeacherConfig=TeacherConfig() # critiques and refinements
     views:ViewConfig=ViewConfig()     # which traces become training pairs
@@ -193,7 +193,8 @@ def recipe(
 def check_thinking(cfg:RunConfig):
     "Raise CgdError for a student whose chat template has no place for an answer that follows its prompt; with thinking=on that depends on the answers"
     if cfg.engine.thinking == 'on' or not {*trainings(cfg)} - {*rivals_of(cfg)}: return
-    if fault := chat_facts(cfg.student, cfg.engine.thinking)['fault']: raise CgdError(f'engine.thinking: {cfg.student}: {fault} (or on, if all targets have thoughts)')
+    if fault := chat_facts(cfg.student, cfg.engine.thinking)['fault']:
+        raise CgdError(f'engine.thinking: {cfg.student}: {fault} (or on, if all targets have thoughts)')
 
 def check_method(
     cfg:RunConfig, # the run
@@ -310,7 +311,8 @@ def tune(
     held_out:Pairs|None=None # of the validation set
 ):
     "Fine-tune the untrained student on a method's pairs"
-    train(pairs, recipe(cfg, pairs.name), cfg.student, cfg.path('models', pairs.name), validation=held_out, thinking=cfg.engine.thinking)
+    train(pairs, recipe(cfg, pairs.name), cfg.student, cfg.path('models', pairs.name), validation=held_out,
+          thinking=cfg.engine.thinking)
 
 def tune_rival(
     cfg:RunConfig,    # the run
@@ -319,7 +321,8 @@ def tune_rival(
 ):
     "Let a rival train the untrained student, or that of the first stage"
     first, rival = split_method(method)
-    train_rival(rival, traces, cfg.rl, whole(cfg, first) if first else cfg.student, cfg.path('models', method), thinking=cfg.engine.thinking)
+    start = whole(cfg, first) if first else cfg.student
+    train_rival(rival, traces, cfg.rl, start, cfg.path('models', method), thinking=cfg.engine.thinking)
 
 def tune_all(
     cfg:RunConfig,         # the run

@@ -110,7 +110,7 @@ def finished(tiny_student, tmp_path_factory):
                     benchmarks=('test:2',), draft=SampleConfig(max_new_tokens=8), eval=EvalConfig(max_new_tokens=8), train=TrainConfig(backend='trl', epochs=1, batch_size=8, device_batch_size=8),
                     rl=RLConfig(steps=2, prompts=2, n=2, device_batch_size=4, max_new_tokens=8, dtype='float32', save_steps=100))
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(cgd.pipeline, 'train', lambda *args, validation: fit(*args, validation=validation))
+        m.setattr(cgd.pipeline, 'train', lambda *args, **more: fit(*args, **more))
         m.setattr(cgd.pipeline, 'train_rival', fit_rival)
         m.setattr(cgd.train, 'launch', lambda target, *args, env: call_by_name(target, args, {}))
         yield cfg, run(cfg)
