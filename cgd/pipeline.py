@@ -191,9 +191,11 @@ def recipe(
     return how.model_copy(update=dict(push_to_hub=f'{how.push_to_hub}-{method.replace("+", "-and-")}')) if how.push_to_hub else how
 
 def check_thinking(cfg:RunConfig):
-    "Raise CgdError for a student whose chat template has no place for an answer that follows its prompt; with thinking=on that depends on the answers"
-    if cfg.engine.thinking == 'on' or not {*trainings(cfg)} - {*rivals_of(cfg)}: return
-    if fault := chat_facts(cfg.student, cfg.engine.thinking)['fault']:
+    "Raise CgdError for a student whose chat template has no place for an answer right after its prompt"
+    if cfg.engine.thinking == 'on' or not {*trainings(cfg)} - {*rivals_of(cfg)}: return   # on: the targets decide
+    try: fault = chat_facts(cfg.student, cfg.engine.thinking)['fault']
+    except CgdError as e: raise CgdError(f'student: {e}') from None
+    if fault:
         raise CgdError(f'engine.thinking: {cfg.student}: {fault} (or on, if all targets have thoughts)')
 
 def check_method(
