@@ -115,7 +115,7 @@ _END = re.compile(r"""[.。](?:\*\*)?(?:\s+(?=[A-Z<$\\\#*])|\s*$|(?=</)) | \n | 
     | (?:,\s*|\s+\()(?:i\.e\.|e\.g\.|that\ is|so|thus|hence|not|an?|the|meaning|giving)[\s,]
     | \s+[—–]\s+(?!(?:or|but|no|wait)\b)
     | \s\((?!(?:or|and|but|not|sin|cos|tan|log|ln|exp)\b)(?=[\w\ ,.]*[a-z]{3})""", re.X)
-_NO_VALUE = re.compile(r"""(?:not|correct|right|wrong|incorrect|clear|helpful|useful|in|as|based|obtained|found|shown
+_NO_VALUE = re.compile(r"""(?:(?:[a-z]+ly\s+)?not|correct|right|wrong|incorrect|clear|helpful|useful|in|as|based|obtained|found|shown
     |above|below|rounded|expressed|written|reasonable|consistent|complete|valid|unique)\b""", re.I | re.X)
 _RETRACTED = re.compile(r'\W*(?:no(?=[,.!])|(?:wait|actually|sorry|oops|hmm|correction|scratch that)\b)', re.I)
 
@@ -151,7 +151,7 @@ _SAID = re.compile(rf'''(?:{_MATHS.pattern}|{_NUMBER.pattern})
 _HEDGES = """not never no none or more less fewer least most times twice double half squared about around nearly almost
 approximately roughly over under above below exceeding exceeds between than but except maybe perhaps if let suppose
 assume consider wrong incorrect false too first next compute start given""".split()
-_WEIGHED = re.compile(rf"\b(?:{'|'.join(_HEDGES)})\b|n't\b|[0-9$]\s+of\b", re.I)
+_WEIGHED = re.compile(rf"\b(?:{'|'.join(_HEDGES)})\b|n't\b|\bone\s+of\b|[0-9$]\s+of\b", re.I)
 
 def _few_words(text:str) -> bool:
     return len(re.findall(r'[A-Za-z]{2,}', _COMMAND.sub(' ', text))) <= (1 if text[0].isalpha() else 2)
@@ -918,8 +918,8 @@ def _decide(reference:str, answer:str, leaf) -> bool|None:
     if None not in (a, b): return leaf(Tree('leaf', gold), Tree('leaf', mine))
     if _key(gold) == _key(mine) and a is b: return bool(_key(gold)) or reference.strip() == answer.strip()
     option = _OPTION.fullmatch(_key(gold))
-    chosen = re.fullmatch(r'\(?([A-Ja-j])\)?(?:[.):\s].*)?', _key(mine)) if option else None
-    if chosen: return chosen[1].lower() == option[1].lower()
+    chosen = read_choice(mine.upper() if len(mine) < 4 else mine) if option else ''   # several, of a hedge
+    if chosen: return chosen.lower() == option[1].lower()
     if _unreadable(gold) or _unreadable(mine): return False
     return _same(read_answer(gold), read_answer(mine), leaf)
 
