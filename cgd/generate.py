@@ -1082,6 +1082,7 @@ class _Server:
     faults:int=0                # rows given up since
     told:float=-math.inf        # until when it is known to let us wait
     reasonless:bool=False       # its answers do not say why they ended
+    folds:bool=False            # its chat template takes no system turn
 
 class _Fault(CgdError):
     "What came in the place of an answer"
@@ -1171,6 +1172,13 @@ def _leave_out(engine:'OpenAIEngine', server:_Server, name:str, words:str) -> se
     ours = 'max_tokens' if name == server.cap else name
     if name not in server.took: server.omitted.add(ours)
     return {ours}
+
+_NO_SYSTEM = re.compile(r'\bsystem\b.{0,40}(?:not support|unsupported|not allowed|invalid)|(?:not support|unsupported).{0,40}\bsystem\b|'
+                        r'roles must alternate|only user(?:,| and) (?:assistant|model)', re.I)
+
+def _takes_no_system(request:Request, words:str) -> bool:
+    "Is it a system turn that a server refuses, as the chat template of its model has none?"
+    return any(turn['role'] == 'system' for turn in request.messages) and bool(_NO_SYSTEM.search(words))
 
 # %% ../nbs/03_generate.ipynb #openai-pieces
 def _pieces(content, thought:bool=False) -> Iterator[tuple[bool, str]]: # whether it is a thought, and its text
@@ -1318,7 +1326,8 @@ async def _pause(engine:'OpenAIEngine', server:_Server, fault:_Fault, tries:int)
 # %% ../nbs/03_generate.ipynb #openai-ask
 async def _try(client, engine:'OpenAIEngine', server:_Server, row:'_Row', sent:dict, last:bool) -> Completion:
     start = time.perf_counter()
-    body, choice = await _once(client, engine, row.request, sent)
+    messages = fold_system(row.request.messages) if server.folds else row.request.messages
+    body, choice = await _once(client, engine, dataclasses.replace(row.request, messages=messages), sent)
     if not _word(choice) and not server.reasonless:
         if not last: raise _Fault('an answer without finish_reason', 'busy')   # most often one that broke off
         server.reasonless = True
@@ -1330,11 +1339,14 @@ async def _ask(client, engine:'OpenAIEngine', server:_Server, row:'_Row') -> Com
     "One answer, tried for as often as may help; raises _Fault"
     start, tries, omitted, last = time.perf_counter(), 0, {*server.omitted}, server.answered
     while True:
-        sent = _settings(engine, server, row.request, omitted)
+        sent, folded = _settings(engine, server, row.request, omitted), server.folds
         try: answer = await _try(client, engine, server, row, sent, tries == engine.cfg.max_retries)
         except _Fault as fault:
             name = _unwanted(str(fault), sent) if fault.kind in ('unclear', 'busy') else None
             if name: omitted |= _leave_out(engine, server, name, str(fault)); continue
+            if not folded and _takes_no_system(row.request, str(fault)):
+                engine.tell(f'system turns are folded into the user turn: {fault}', 'system')
+                server.folds = True; continue
             if fault.kind not in ('busy', 'away'): raise
             if not (fault.wait and server.answered > last): tries += 1   # or others get through, and its turn will come
             last = server.answered

@@ -259,6 +259,29 @@ def test_a_setting_refused_once_is_not_left_out_for_all(script, tmp_path):
     assert [i for i, s in enumerate(sent) if 'temperature' not in s] == [9]
 
 
+NO_SYSTEM = ['System role not supported', 'Conversation roles must alternate user/assistant/user/assistant/...',
+             'Invalid role: system is not allowed', 'Only user and assistant roles are supported!']
+
+
+@pytest.mark.parametrize('words', NO_SYSTEM)
+def test_a_server_whose_template_takes_no_system_turn(script, tmp_path, capsys, words):
+    "Folded into the user turn and said once; a refusal that speaks of the operating system is none of this"
+    def reply(q, n, sent):
+        return error(400, words) if sent['messages'][0]['role'] == 'system' else (200, good(json.dumps(sent['messages'])))
+    _, url = script(reply)
+    asked_so = [Request(r.id, [dict(role='system', content='Be brief.'), *r.messages]) for r in ask(6)]
+    done = through(url, asked_so, tmp_path/'s.sqlite', concurrency=2)
+    assert all([t['role'] for t in json.loads(c.text)] == ['user'] and 'Be brief.' in c.text for c in done)
+    assert capsys.readouterr().err.count('system turns are folded') == 1
+
+
+def test_a_row_refused_for_other_reasons_keeps_its_system_turn(script, tmp_path):
+    _, url = script(lambda q, n, sent: REFUSALS['filter'] if number(q) == 2 else (200, good(json.dumps(sent['messages']))))
+    rows = [Request(r.id, [dict(role='system', content='Be brief.'), *r.messages]) for r in ask(4)]
+    done = through(url, rows, tmp_path/'s.sqlite')
+    assert refused(done) == [2] and json.loads(done[3].text)[0]['role'] == 'system'
+
+
 def test_settings_left_out_from_the_start_are_part_of_the_name(script, tmp_path):
     server, url = script(lambda q, n, sent: (200, good(json.dumps(sent))))
     text = through(url, ask(1), tmp_path/'s.sqlite', omit=['temperature', 'top_p'])[0].text
