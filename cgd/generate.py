@@ -13,7 +13,8 @@ __all__ = ['TODAY', 'DATED', 'SampleConfig', 'Request', 'sample_requests', 'Comp
            'Unsupported', 'ScoreRequest', 'Score', 'score_text', 'score_pairs', 'score']
 
 # %% ../nbs/03_generate.ipynb #imports
-import asyncio, contextlib, dataclasses, fcntl, importlib.metadata, json, math, os, queue, random, re, shutil, sqlite3, subprocess, sys, tempfile, threading, time, traceback
+import asyncio, contextlib, dataclasses, fcntl, html, importlib.metadata, json, math, os, queue
+import random, re, shutil, sqlite3, subprocess, sys, tempfile, threading, time, traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -1081,14 +1082,17 @@ class _Server:
     answered:float=-math.inf    # when it last did
     faults:int=0                # rows given up since
     told:float=-math.inf        # until when it is known to let us wait
+    rests:float=-math.inf       # until when other servers take its rows
     reasonless:bool=False       # its answers do not say why they ended
     folds:bool=False            # its chat template takes no system turn
 
 class _Fault(CgdError):
     "What came in the place of an answer"
     def __init__(self, words:str, kind:str, wait:float|None=None):
-        super().__init__(_hide_key(words))
+        super().__init__(_hide_key(_one_line(words)))
         self.kind, self.wait = kind, wait   # kind: see `_blame`; wait: seconds that the server asks for
+
+def _one_line(text:str) -> str: return ' '.join(''.join(c if c.isprintable() else ' ' for c in text).split())
 
 def _hide_key(text:str) -> str:
     key = _key()
@@ -1099,13 +1103,15 @@ def _key() -> str: return os.environ.get('OPENAI_API_KEY', '').strip()
 _SAYS = ('message', 'msg', 'error', 'errors', 'detail', 'error_description', 'status_msg', 'base_resp', 'reason',
          'reasons', 'title', 'description', 'code', 'type', 'status', 'param', 'loc', 'innererror', 'metadata', 'raw')
 
+_TAGS = re.compile(r'<(script|style)\b.*?</\1\s*>|<[^>]*>', re.I | re.S)   # of a page
+
 def _words(body) -> str:
     "What a server says in the body of an error, of whatever shape; not where it repeats the prompt"
     if isinstance(body, dict): parts = [_words(body[k]) for k in _SAYS if k in body] or [json.dumps(body)]
     elif isinstance(body, list): parts = map(_words, body[:5])
-    elif isinstance(body, str) and re.match(r'\s*<[!h]', body, re.I): parts = [re.sub(r'<[^>]*>', ' ', body)]   # a page
+    elif isinstance(body, str) and re.match(r'\s*<[!?h]', body, re.I): parts = [html.unescape(_TAGS.sub(' ', body))]
     else: parts = [body] if isinstance(body, str) else []
-    return ', '.join(dict.fromkeys(' '.join(p.split()) for p in parts if p))[:400]
+    return ', '.join(dict.fromkeys(_one_line(p) for p in parts if p))[:400]
 
 # %% ../nbs/03_generate.ipynb #openai-blame
 _CREDIT = re.compile(r'insufficient[ _](?:quota|balance|credits?|funds)|credit balance|exceeded_current_quota|'
@@ -1114,12 +1120,14 @@ _MODEL = re.compile(r'model[ _]not[ _](?:found|exist)|(?:invalid|unknown|no such
                     r'model\b.{0,80}?(?:not exist|not found|not available|decommissioned|no longer)', re.I)
 _LONG = re.compile(r'context[ _-]?(?:length|size|window|limit)|n_ctx|string_above_max|string too long|'
                    r'too many (?:\w+ )?tokens|max(?:imum)? (?:prompt|input) (?:length|tokens|size)|'
-                   r'range of input length|model token limit|inputs?`? tokens \+|'
-                   r'\b(?:prompt|inputs?|messages?|conversation|request)\b.{0,60}?(?:too (?:long|large|big)|'
-                   r'(?:exceeds?|(?:longer|larger|fewer|less) than)\b.{0,40}(?:token|length|context|max))', re.I)
+                   r'range of input length|model token limit|inputs?`? tokens \+|max_(?:seq|model)_len|'
+                   r'reduce the length|\btokens\b.{0,40}\bexceeds?\b.{0,20}\blimit|\btokens\b.{0,20}\bcontext is|'
+                   r'\b(?:prompt|inputs?|messages?|conversation|request)\b(?:(?!max_).){0,60}?(?:'
+                   r'too (?:long|large|big)|(?:exceeds?|(?:longer|larger|fewer|less) than)\b.{0,40}'
+                   r'(?:token|length|context|max))', re.I)
 _FILTERED = re.compile(r'content[ _-]?(?:filter|polic|management|moderat|exists risk)|responsible.?ai|moderat|flagged|'
-                       r'safety|polic(?:y|ies)|inappropriate|data_inspection|sensitive|prohibited|guardrail|jailbreak|'
-                       r'harmful|unsafe', re.I)
+                       r'safety|polic(?:y|ies)|inappropriate|data_inspection|(?<!case[- ])sensitive|prohibited|'
+                       r'guardrail|jailbreak|harmful|unsafe', re.I)
 
 def _blame(
     status:int,   # of HTTP; 200 for an error in the place of an answer
@@ -1138,10 +1146,10 @@ def _blame(
 
 # %% ../nbs/03_generate.ipynb #openai-settings
 _FIELDS = dict(temperature='temperature', top_p='top_p', max_tokens='max_new_tokens', stop='stop', seed='seed')
-_UNWANTED = re.compile('unsupported|not support|unrecogni|unknown|not permitted|not allowed|not accept|extra|'
-                       'deprecated|both|only|must be', re.I)
+_UNWANTED = re.compile('unsupported|not (?:support|permitted|allowed|accept|configurable)|unrecogni|unknown|extra|'
+                       'unexpected|invalid (?:value|param|arg)|disabled|deprecated|both|only|(?:must|should) be', re.I)
 
-def _settings(engine:'OpenAIEngine', server:_Server, request:Request, omitted:set) -> dict:
+def _settings(engine:'OpenAIEngine', server:_Server, request:Request, omitted:dict) -> dict:
     "What goes beside the messages"
     if any(isinstance(turn, int) for turn in request.messages):
         raise CgdError(f'{engine.who}: {request.id}: an endpoint takes chat turns, not token ids')
@@ -1156,24 +1164,31 @@ def _settings(engine:'OpenAIEngine', server:_Server, request:Request, omitted:se
 def _unwanted(words:str, sent:dict) -> str|None:
     "The setting that a server will not take, if that is what it says"
     def at(name):   # `stop` and `seed` are words of English, too
-        bare = rf'|\b{name}\b' if '_' in name or name == 'temperature' else ''
-        return re.search(rf'[`\'"]{name}[`\'"]|(?:^|, |: ){name}(?:$|,){bare}', words)
+        bare = rf'|\b{name.removesuffix("_kwargs")}(?:_kwargs)?\b' if '_' in name or name == 'temperature' else ''
+        return re.search(rf'[`\'"]{name}[`\'"]|(?:^|, |: ){name}(?:$|[,:]){bare}', words)
     named = sorted((found.start(), name) for name in sent if (found := at(name)))
     if not named or not _UNWANTED.search(words): return None
     name = 'top_p' if 'both' in words and any(n == 'top_p' for _, n in named) else named[0][1]
     smaller = 'max' in name and re.search('too large|at most|must be|less than|range', words)   # would do
     return None if smaller else name
 
-def _leave_out(engine:'OpenAIEngine', server:_Server, name:str, words:str) -> set[str]:
-    "Learn that a server does not take a setting; gives what is not to be sent, which is nothing if it has another name"
-    renamed = name == 'max_tokens' and 'max_completion_tokens' in words
-    engine.tell(f'{name} is {"sent as max_completion_tokens" if renamed else "left out"}: {words}', name)
-    if renamed: server.cap = 'max_completion_tokens'; return set()
-    ours = 'max_tokens' if name == server.cap else name
-    if name not in server.took: server.omitted.add(ours)
-    return {ours}
+def _leave_out(engine:'OpenAIEngine', server:_Server, name:str, words:str) -> dict[str, str]:
+    "The setting that is not to be sent, with the server's words; nothing if it only has another name there"
+    if name == 'max_tokens' and 'max_completion_tokens' in words:
+        server.cap = 'max_completion_tokens'
+        engine.tell(f'{name} is sent as {server.cap}: {words}', name)
+        return {}
+    return {'max_tokens' if name == server.cap else name: words}
 
-_NO_SYSTEM = re.compile(r'\bsystem\b.{0,40}(?:not support|unsupported|not allowed|invalid)|(?:not support|unsupported).{0,40}\bsystem\b|'
+def _learn(engine:'OpenAIEngine', server:_Server, key:str, omitted:dict[str, str]):
+    "A request was answered without these settings: say so, and send them no more if none was answered with them"
+    for name, words in omitted.items():
+        if words: engine.tell(f'{name} is left out: {words}', name)
+    server.omitted |= omitted.keys() - server.took
+    engine.unsent[key] = [_FIELDS[name] for name in omitted if name in _FIELDS]
+
+_NO_SYSTEM = re.compile(r'\bsystem\b.{0,40}(?:not support|unsupported|not allowed|invalid)|'
+                        r'(?:not support|unsupported).{0,40}\bsystem\b|'
                         r'roles must alternate|only user(?:,| and) (?:assistant|model)', re.I)
 
 def _takes_no_system(request:Request, words:str) -> bool:
@@ -1204,10 +1219,12 @@ def _message_text(message:dict, keep_thoughts:bool, stop:tuple) -> tuple[str, bo
     return text, cut is not None
 
 # %% ../nbs/03_generate.ipynb #openai-ends
-_ENDS = dict(content_filter='filter|safety|recitation|prohibit|block|refus|sensitive|spii|guardrail|polic|toxic',
-             tool_calls='tool|function', length='length|max|limit|truncat|window|incomplete|budget',
-             again='error|abort|cancel|interrupt|time|overload|network|fail|insufficient|malformed',
-             stop='stop|(?:^|_)(?:eos|eot|eod|end|ended|complete|completed|done|finished|natural|normal)(?:_|$)')
+_ENDS = dict(content_filter='filter|safety|recitation|prohibit|block|refus|sensitive|spii|black|guardrail|polic|toxic',
+             tool_calls='tool|function', length='length|max|(?<!rate_)limit|truncat|window|incomplete|budget',
+             again='error|abort|cancel|interrupt|time|overload|network|fail|insufficient|malformed|rate_|quota|'
+                   'disconnect|kill|unfinished|not_',
+             stop='stop|endof|'
+                  '(?:^|_)(?:s|eos|eot|eod|end|ended|complete|completed|done|finished|natural|normal)(?:_|$)')
 
 def _word(choice:dict) -> str:
     "A choice's finish_reason; '' if it has none"
@@ -1227,7 +1244,7 @@ def _finish(word:str, tokens:int|None, cap:int, tell:Callable) -> str:
 # %% ../nbs/03_generate.ipynb #openai-counts
 def _count(*values) -> int|None:
     "The first of these that is a number of tokens; a prompt or a text is never of none"
-    return next((int(float(v)) for v in values if re.fullmatch(r'\d+(\.0*)?', str(v)) and float(v)), None)
+    return next((int(float(v)) for v in values if re.fullmatch(r'\d{1,15}(\.0*)?', str(v)) and float(v)), None)
 
 def _usage(usage, wrote:bool) -> tuple[int|None, int|None, int]:
     "Tokens read, written, and read from a cache, as far as the server tells; None: not known"
@@ -1244,7 +1261,8 @@ def _usage(usage, wrote:bool) -> tuple[int|None, int|None, int]:
 def _choice(body, nonsense:str, answered:bool) -> dict:
     "The choice in a completion; raises _Fault if the body is none"
     choices = body.get('choices') if isinstance(body, dict) else None
-    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    choices = [c for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
+    choice = next((c for c in choices if c.get('index') == 0), choices[0] if choices else {})
     error = next((part['error'] for part in (body, choice) if isinstance(part, dict) and part.get('error')), None)
     if not error and isinstance(choice.get('message'), dict): return choice
     says = isinstance(body, dict) and {'message', 'msg', 'detail', 'errors', 'base_resp'} & body.keys()
@@ -1266,11 +1284,23 @@ def _read_answer(engine:'OpenAIEngine', row:'_Row', body:dict, choice:dict, seco
     elif not text:
         lacks = 'an answer without text' + ', only thoughts'*any(map(message.get, _ASIDE))
         tell(f'{request.id}: {lacks}', lacks)
+    if len(body['choices']) > 1: tell(f'{len(body["choices"])} answers came to one question; the first is used', 'many')
     model = str(body.get('model') or engine.name)
     if model != engine.name: tell(f'answers come from {model[:100]!r}', f'model {model}')
     return Completion(text, reason, read, written, cached, seconds, row.key)
 
 # %% ../nbs/03_generate.ipynb #openai-once
+_UNITS = dict(ms=.001, s=1, m=60, h=3600, d=86400)
+_SPAN = r'(\d+(?:\.\d+)?) ?(ms|s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?)(?![a-z])'
+_ASKED = re.compile(rf'(?:again|retry|resets?|wait|next)(?: in| after| for| about| at least)* '
+                    rf'((?:{_SPAN}[, and]*)+)', re.I)
+_FIELD = re.compile(r'"retry_?(?:after|delay)(?:_?(?:(ms)|s|sec|seconds))?": ?"?(\d+(?:\.\d+)?) ?s?["\s,}]', re.I)
+
+def _seconds(text:str) -> float:
+    "A span of time such as 1m30s"
+    return sum(float(n)*_UNITS[unit.lower() if unit.lower() == 'ms' else unit[0].lower()]
+               for n, unit in re.findall(_SPAN, text, re.I))
+
 def _asked_to_wait(headers:dict, text:str) -> float|None: # seconds
     "How long a server asks to be left alone, in its headers or in its words"
     for name, unit in (('retry-after-ms', .001), ('retry-after', 1)):
@@ -1279,48 +1309,58 @@ def _asked_to_wait(headers:dict, text:str) -> float|None: # seconds
         return wait if 0 < wait < math.inf else None
     try: return max(parsedate_to_datetime(headers['retry-after']).timestamp() - time.time(), 0) or None
     except (KeyError, TypeError, ValueError): pass
-    said = re.search(r'(?:try again|retry|reset) (?:in|after) (?:(\d+) ?m(?:in\w*)? ?)?(\d+\.?\d*) ?s|'
-                     r'"retryDelay": ?"(\d+\.?\d*)s"', text)
-    return float(said[1] or 0)*60 + float(said[2] or said[3]) or None if said else None
+    if field := _FIELD.search(text): return float(field[2])*_UNITS[(field[1] or 's').lower()] or None
+    said = _ASKED.search(text)
+    return _seconds(headers.get('retry-after', '')) or said and _seconds(said[1]) or None
 
 def _parsed(text:str, otherwise):
-    "What JSON says; `otherwise` if it is none"
+    "What JSON says; `otherwise` if it is none, or one without end"
     try: return json.loads(text)
-    except ValueError: return otherwise
+    except (ValueError, RecursionError): return otherwise
 
-async def _once(client, engine:'OpenAIEngine', request:Request, sent:dict) -> tuple[dict, dict]:
-    "The body of an answer, and the choice in it; raises _Fault for whatever is no completion"
+async def _response(client, engine:'OpenAIEngine', request:Request, sent:dict):
+    "What a server sends back, of whatever status; raises _Fault if that is nothing"
     import openai
     tries, limit = engine.cfg.max_retries + 1, engine.cfg.timeout
     try:
         async with asyncio.timeout(limit):
             ask = client.chat.completions.with_raw_response.create
-            came = await ask(model=engine.name, messages=request.messages, extra_body=sent)
+            return (await ask(model=engine.name, messages=request.messages, extra_body=sent)).http_response
+    except openai.APIStatusError as e: return e.response
     except (TimeoutError, openai.APITimeoutError):
         why = f'timeout: {tries} x {limit:g} s without an answer; set a longer one, or fewer tokens'
         raise _Fault(why, 'busy') from None
-    except openai.APIStatusError as e:
-        status, text, headers = e.status_code, e.response.text, e.response.headers
-        words = _words(_parsed(text, text)) or e.response.reason_phrase
-        kind = _blame(status, words, engine.answered)
-        raise _Fault(f'{status}: {words}', kind, _asked_to_wait(headers, text)) from None
     except openai.APIConnectionError as e:
         cause = type(e.__cause__).__name__
         kind = 'away' if cause in ('ConnectError', 'ProxyError', 'UnsupportedProtocol') else 'busy'   # it hung up
         raise _Fault(f'no answer from {client.base_url} ({cause}); is the server up?', kind) from None
-    body = _parsed(came.content.decode(errors='replace'), None)
-    shown = came.text[:100] if body is None else json.dumps(body)[:100]
+
+async def _once(client, engine:'OpenAIEngine', request:Request, sent:dict) -> tuple[dict, dict]:
+    "The body of an answer, and the choice in it; raises _Fault for whatever is no completion"
+    came = await _response(client, engine, request, sent)
+    if came.request.method != 'POST':   # a client that is sent on by 301, 302 or 303 asks there without the question
+        raise _Fault(f'{came.history[0].status_code}: it sends us on to {came.url}; write that address', 'unclear')
+    text = came.content.decode('utf-8-sig', errors='replace') if came.is_success else came.text
+    body = _parsed(text, None)
+    if not came.is_success:
+        words = _words(text if body is None else body) or came.reason_phrase
+        kind = _blame(came.status_code, words, engine.answered)
+        raise _Fault(f'{came.status_code}: {words}', kind, _asked_to_wait(came.headers, text))
+    shown, tries = text[:100] if body is None else json.dumps(body)[:100], engine.cfg.max_retries + 1
     return body, _choice(body, f'{tries} answers in a row that are not completions ({shown})', engine.answered)
 
 # %% ../nbs/03_generate.ipynb #openai-pause
-async def _pause(engine:'OpenAIEngine', server:_Server, fault:_Fault, tries:int):
-    "Wait before a row is asked again: as long as the server says, or a random and growing while"
-    wait, now = fault.wait or random.uniform(.1, min(8, .2 * 2**tries)), time.monotonic()
+async def _pause(pile:'_Pile', server:_Server, row:'_Row', fault:_Fault, tries:int):
+    "Wait before a row is asked again: a random and growing while, or as long as the server says, if no other takes it"
+    engine, wait, now = pile.engine, fault.wait or random.uniform(.1, min(8, .2 * 2**tries)), time.monotonic()
     if wait > engine.cfg.max_wait:
         raise _Fault(f'{fault}; it asks to wait {wait:.0f} s, and max_wait is {engine.cfg.max_wait:g}', 'all')
     if wait > 30 and now > server.told:
         engine.tell(f'{server.address} asks to wait {wait:.0f} s: {fault}')
         server.told = now + wait
+    if fault.wait and pile.hand_over(server, row):
+        fault.kind, server.rests = 'later', max(server.rests, now + wait)
+        raise fault
     await asyncio.sleep(wait)
 
 # %% ../nbs/03_generate.ipynb #openai-ask
@@ -1335,9 +1375,10 @@ async def _try(client, engine:'OpenAIEngine', server:_Server, row:'_Row', sent:d
     server.took |= sent.keys()
     return answer
 
-async def _ask(client, engine:'OpenAIEngine', server:_Server, row:'_Row') -> Completion:
+async def _ask(client, pile:'_Pile', server:_Server, row:'_Row') -> Completion:
     "One answer, tried for as often as may help; raises _Fault"
-    start, tries, omitted, last = time.perf_counter(), 0, {*server.omitted}, server.answered
+    engine, start, tries, last = pile.engine, time.perf_counter(), 0, server.answered
+    omitted = dict.fromkeys(server.omitted, '')
     while True:
         sent, folded = _settings(engine, server, row.request, omitted), server.folds
         try: answer = await _try(client, engine, server, row, sent, tries == engine.cfg.max_retries)
@@ -1354,9 +1395,9 @@ async def _ask(client, engine:'OpenAIEngine', server:_Server, row:'_Row') -> Com
                 others = server.answered > start   # get through, so it is the row
                 fault.kind = 'all' if fault.kind == 'away' and not others else 'failed'
                 raise
-            await _pause(engine, server, fault, tries)
+            await _pause(pile, server, row, fault, tries)
         else:
-            if omitted: engine.unsent[row.key] = [_FIELDS[name] for name in omitted & _FIELDS.keys()]
+            if omitted: _learn(engine, server, row.key, omitted)
             return answer
 
 # %% ../nbs/03_generate.ipynb #openai-pile
@@ -1366,6 +1407,7 @@ class _Row:
     key:str
     request:Request
     faults:dict=dataclasses.field(default_factory=dict)   # address -> _Fault
+    later:set=dataclasses.field(default_factory=set)      # addresses that have put it off
 
 class _Pile:
     "The rows that wait and the servers that are up; completions go to `done`"
@@ -1385,9 +1427,14 @@ class _Pile:
         self.engine.answered, server.answered, server.faults = True, time.perf_counter(), 0
         self.done.put(answer)
 
+    def hand_over(self, server:_Server, row:_Row) -> bool:
+        "A server puts a row off: is there one that has neither done so nor failed it?"
+        row.later.add(server.address)
+        return not self.up <= row.later | row.faults.keys()
+
     def put_back(self, server:_Server, row:_Row, fault:_Fault):
         "A row has none: another server is asked, or it is left out; raises CgdError if no server is left"
-        if fault.kind != 'all': row.faults[server.address] = fault
+        if fault.kind not in ('all', 'later'): row.faults[server.address] = fault
         server.faults += fault.kind == 'failed' or fault.kind == 'unclear' and not self.engine.answered
         self.waiting.append(row)
         many = max(8 if fault.kind == 'failed' else 32, self.engine.cfg.concurrency)
@@ -1423,9 +1470,10 @@ def _name_the_rest(engine:OpenAIEngine):
 async def _work_off(client, server:_Server, pile:_Pile):
     "Ask one server for what waits, until it has gone"
     while server.address in pile.up:
+        await asyncio.sleep(max(server.rests - time.monotonic(), 0))
         row = pile.take(server)
         if not row: await asyncio.sleep(.05); continue   # a server that goes may yet give its rows back
-        try: pile.settle(server, await _ask(client, pile.engine, server, row))
+        try: pile.settle(server, await _ask(client, pile, server, row))
         except _Fault as fault: pile.put_back(server, row, fault)
 
 async def _until_stopped(stop:threading.Event):

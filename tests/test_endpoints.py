@@ -80,6 +80,7 @@ COUNTS = [(None, (None, None)), ({}, (None, None)), ('many', (None, None)),
           (dict(prompt_tokens=5), (5, None)), (dict(prompt_tokens=None, completion_tokens=2), (None, 2)),
           (dict(prompt_tokens=5, total_tokens=7), (5, 2)), (dict(completion_tokens=2, total_tokens=7), (5, 2)),
           (dict(input_tokens=5, output_tokens=2), (5, 2)),
+          (dict(prompt_tokens=10**400, completion_tokens=2**64), (None, None)),
           (dict(prompt_tokens='5', completion_tokens=2.0, prompt_tokens_details=None), (5, 2))]
 
 
@@ -122,12 +123,16 @@ REFUSALS = {
     '451': (451, 'unavailable for legal reasons'),
     'flat': (400, dict(object='error', message='roles must alternate', type='BadRequestError', code=400)),
     'page': (403, b'<html><h1>Request blocked</h1></html>'),
+    'long page': (400, b'<!DOCTYPE html>\n<style>p {top: 0}</style>\n<h1>Bad&nbsp;Request</h1>\n<script>1</script>'),
+    'xml': (403, b'<?xml version="1.0"?>\n<Error><Code>Denied</Code></Error>'),
+    'colours': (400, 'in \x1b[31mred\x1b[0m\nand two lines'),
     'nothing': (200, good(None, 'content_filter')),
     'in 200': (200, dict(error=dict(message='content management policy', code=400)))}
 SAID = dict(zip(REFUSALS, ['400: The response was filtered', '400: odd prompt', '413: Request Entity Too Large',
                            '422: not a valid turn, body, messages', '400: no such luck', '400: not this one',
                            '403: your input was flagged, violence', '451: unavailable for legal reasons',
-                           '400: roles must alternate', '403: Request blocked', 'finish_reason content_filter',
+                           '400: roles must alternate', '403: Request blocked', '400: Bad Request', '403: Denied',
+                           '400: in [31mred [0m and two lines', 'finish_reason content_filter',
                            '400: content management policy']))
 
 
@@ -223,6 +228,35 @@ def test_an_end_that_is_not_known_is_said_once(script, tmp_path, capsys, quick, 
     assert capsys.readouterr().err.count(f'finish_reason {word or None!r} is no word known here; taken for `stop`') == 1
 
 
+BOTH = [dict(index=1, finish_reason='stop', message=dict(content='not this')), good('this')['choices'][0]]
+WHOLE = {'mark': b'\xef\xbb\xbf' + json.dumps(good('this')).encode(), 'two': good() | dict(choices=BOTH),
+         'none and one': good() | dict(choices=[None, BOTH[1]])}
+
+
+@pytest.mark.parametrize('body', WHOLE)
+def test_answers_in_odd_wrapping(script, tmp_path, capsys, body):
+    _, url = script(lambda *_: (200, WHOLE[body]))
+    assert {c.text for c in through(url, ask(3), tmp_path/'s.sqlite')} == {'this'}
+    assert capsys.readouterr().err.count('2 answers came to one question; the first is used') == (body != 'mark')
+
+
+@pytest.mark.parametrize('body', [b'[' * 10**5, b'data: {"id"\n\ndata: [DONE]\n\n', b'<html>\n<h1>Log in</h1>\n'])
+@pytest.mark.parametrize('status', [200, 400])
+def test_what_is_no_answer_is_one_line(script, tmp_path, capsys, quick, status, body):
+    _, url = script(lambda q, n, sent: (status, body) if number(q) == 1 else (200, good()))
+    assert refused(through(url, ask(4), tmp_path/'s.sqlite')) == [1]
+    line, = capsys.readouterr().err.splitlines()
+    assert 'p1 is left out: ' in line
+
+
+def test_a_server_that_has_moved_says_where(script, tmp_path, monkeypatch):
+    "A client follows 302 without the question"
+    monkeypatch.setattr(Handler, 'do_GET', lambda handler: handler.answer(200, good('of a page')), raising=False)
+    _, url = script(lambda *_: (302, b'', [('Location', '/v2/chat/completions')]))
+    with pytest.raises(CgdError, match='302: it sends us on to http://.*/v2/chat/completions; write that address'):
+        through(url, ask(3), tmp_path/'s.sqlite')
+
+
 def test_an_answer_that_broke_off_is_asked_for_again(script, tmp_path, quick):
     server, url = script(lambda q, n, sent: (200, good('4', None) if n == 1 and number(q) % 2 else good('whole')))
     assert {c.text for c in through(url, ask(20), tmp_path/'s.sqlite')} == {'whole'}
@@ -248,6 +282,32 @@ def test_a_setting_that_a_model_does_not_take(script, tmp_path, capsys, setting)
     if setting == 'max_tokens':
         assert {s['max_completion_tokens'] for s in sent} == {256} and 'is sent as max_completion_tokens' in said
     else: assert {r[setting] for r in kept} == {None} and said.count(f'{setting} is left out: 4') == 1
+
+
+def test_a_refusal_that_names_a_setting_changes_nothing_for_the_others(script, tmp_path, capsys):
+    odd = error(400, 'not allowed: what is the temperature in hell?')
+    _, url = script(lambda q, n, sent: odd if number(q) == 0 else (200, good(json.dumps(sent))))
+    came = through(url, ask(20), tmp_path/'s.sqlite', concurrency=1)
+    assert refused(came) == [0] and all('temperature' in json.loads(c.text) for c in came[1:])
+    assert 'is left out' in (said := capsys.readouterr().err) and 'temperature is left out' not in said
+
+
+@pytest.mark.parametrize('words', ['Unrecognized request argument supplied: {}', 'Extra inputs are not permitted, {}',
+                                   'chat_template is not supported for Mistral tokenizers.'])
+@pytest.mark.parametrize('thinking', ['on', 'off'])
+def test_a_server_that_knows_no_switch_for_thoughts(script, tmp_path, capsys, thinking, words):
+    def reply(q, n, sent):
+        unknown = next((name for name in ('chat_template_kwargs', 'skip_special_tokens') if name in sent), None)
+        return error(400, words.format(unknown)) if unknown else (200, good(q, reasoning_content='hm'))
+    if 'Mistral' in words and thinking == 'on': reply = lambda q, n, sent: (   # noqa: E731
+        error(400, words) if 'chat_template_kwargs' in sent else (200, good(q, reasoning_content='hm')))
+    server, url = script(reply)
+    for _ in range(2):
+        came = through(url, ask(9), tmp_path/'s.sqlite', concurrency=1, thinking=thinking)
+        thoughts = '<think>\nhm\n</think>\n\n' if thinking == 'on' else ''
+        assert [c.text for c in came] == [f'{thoughts}question {i}' for i in range(9)]
+    assert capsys.readouterr().err.count('chat_template_kwargs is left out: 400: ') == 1
+    assert {n for q, n in asked(server).items() if number(q)} == {1}   # learnt from the first, and nothing twice
 
 
 def test_a_setting_refused_once_is_not_left_out_for_all(script, tmp_path):
@@ -294,6 +354,8 @@ def test_a_cap_that_is_too_high_is_no_setting_to_leave_out(script, tmp_path):
     _, url = script(lambda *_: error(400, 'max_tokens is too large: 256. At most 128 are supported'))
     with pytest.raises(CgdError, match='nothing was answered: 400: max_tokens is too large'):
         through(url, ask(3), tmp_path/'s.sqlite')
+    _, url = script(lambda *_: error(400, 'Invalid request: max_tokens is too large'))   # and no long prompt
+    with pytest.raises(CgdError, match='nothing was answered: 400: Invalid'): through(url, ask(3), tmp_path/'s.sqlite')
 
 
 def test_a_stop_string_that_the_server_leaves_in_is_cut(script, tmp_path):
@@ -313,7 +375,10 @@ def test_patience_of_more_than_two_minutes_is_had_and_said(script, tmp_path, cap
 
 WAITS = [([('Retry-After', '0.7')], '', .7), ([('retry-after-ms', '700')], '', .7), ([('Retry-After', '-1')], '', None),
          ([], 'Please try again in 2m1.5s.', 121.5), ([], 'Please retry after 23 seconds.', 23),
-         ([], 'Please retry in 37.2s.', 37.2), ([('Retry-After', 'soon')], '', None)]
+         ([], 'Please retry in 37.2s.', 37.2), ([('Retry-After', '2m')], '', 120),
+         ([], 'Try again in 0h58m3s', 3483),
+         ([], 'Please wait 30 seconds.', 30), ([], 'Retry after 2 minutes', 120), ([], 'again in 700ms', .7),
+         ([], 'It resets in 3m20s; 5 messages left', 200), ([], 'wait for 5 more', None), ([('Retry-After', 'soon')], '', None)]
 
 
 @pytest.mark.parametrize('headers, message, wait', WAITS)
@@ -321,6 +386,31 @@ def test_how_long_to_wait(script, tmp_path, quick, headers, message, wait):
     _, url = script(lambda q, n, sent: slow_down(headers, message) if n == 1 else (200, good()))
     through(url, ask(1), tmp_path/'s.sqlite')
     assert quick == [pytest.approx(wait)] if wait else quick[0] < 1
+
+
+@pytest.mark.parametrize('more', [dict(retry_after=12.5), dict(retry_after_ms=12500), dict(retryDelay='12.5s')])
+def test_how_long_to_wait_in_a_field(script, tmp_path, quick, more):
+    _, url = script(lambda q, n, sent: error(429, 'busy', **more) if n == 1 else (200, good()))
+    through(url, ask(1), tmp_path/'s.sqlite')
+    assert quick == [12.5]
+
+
+def test_what_one_server_puts_off_another_takes(script, tmp_path):
+    (busy, here), (well, there) = (script(lambda q, n, sent: slow_down([('Retry-After', '60')])),
+                                   script(lambda q, n, sent: (200, good(q))))
+    start = time.monotonic()
+    came = through(f'{here},{there}', ask(40), tmp_path/'s.sqlite', concurrency=2)
+    assert [c.text for c in came] == [f'question {i}' for i in range(40)] and time.monotonic() - start < 20
+    assert len(busy.seen) <= 2 and len(well.seen) == 40
+
+
+def test_servers_that_all_put_off_are_waited_for(script, tmp_path, quick):
+    def reply(q, n, sent): return slow_down([('Retry-After', '9')]) if n == 1 else (200, good(q))
+    (_, here), (_, there) = script(reply), script(reply)
+    assert not refused(through(f'{here},{there}', ask(20), tmp_path/'s.sqlite', concurrency=4)) and 9 in quick
+    (_, here), (_, there) = [script(lambda *_: slow_down([('Retry-After', '9')])) for _ in range(2)]
+    with pytest.raises(CgdError, match='nothing was answered: 429: slow down'):
+        through(f'{here},{there}', ask(6), tmp_path/'t.sqlite')
 
 
 def test_a_row_that_others_overtake_gets_its_turn(script, tmp_path, quick):
