@@ -582,13 +582,14 @@ def test_stages_leave_refused_rows_out(script, tmp_path, capsys):
     with pytest.raises(CgdError, match='refused every prompt'): fitting(drafts[1:2])
 
 
-def test_refused_teaching_is_dropped_by_every_view(script, tmp_path):
+def test_refused_teaching_is_named_and_dropped_by_every_view(script, tmp_path, capsys):
     _, url = script(lambda q, n, sent: REFUSALS['filter'] if 'question 1' in q else (200, good('4')))
     row = dict(sample=0, student='s', reference='4', solution='4', draft='5', draft_grade='wrong', draft_finish='stop')
     rows = [row | dict(problem_id=f'p{i}', prompt=f'question {i}') for i in range(3)]
     with open_engine(f'openai:good@{url}') as engine, Store(tmp_path/'s.sqlite') as store:
         traces = teach(rows, LMTeacher(engine, TeacherConfig()), store)
     assert [t['critique_finish'] for t in traces] == ['stop', 'refused', 'stop']
+    assert f'p1 (row {traces[1]["row_id"]}) is left out: 400: The response was filtered' in capsys.readouterr().err
     for view in ('cgd', 'cft', 'dsft_refined'): assert len(build(traces, view)) == 2
 
 
