@@ -343,7 +343,7 @@ def split_answer(
 ) -> tuple:  # the worked solution, or None; the answer
     "Find the answer in a text: after GSM8K's mark, in a box, or the whole text; raises CgdError if a mark is not clear"
     solution, answer = split_gsm8k(text)
-    if answer: return solution, answer
+    if answer: return solution, boxed_in(answer) or answer
     if boxed := boxed_in(text): return None if _BOX.fullmatch(text.strip('$. ')) else text, boxed
     heading = re.search(r'(?:^|\s)####(?:[ \t]*[^\s#]|\s*\n([^\n]+)\Z)', text.rstrip())
     if heading and (not heading[1] or _is_value(heading[1])):
@@ -355,7 +355,7 @@ def answer_of(
 ) -> tuple:      # the solution, and the answer or None
     "Find the answer in a solution: after GSM8K's mark, in a box, or a number that is all of it"
     worked, answer = split_gsm8k(solution)
-    if answer: return worked, answer
+    if answer: return worked, boxed_in(answer) or answer
     return solution, boxed_in(solution) or (solution if _NUMBER.fullmatch(solution) else None)
 
 # %% ../nbs/01_data.ipynb #field-config
@@ -365,22 +365,43 @@ class FieldConfig(Config):
     reference:str|None=None # the gold answer
     solution:str|None=None  # the worked solution
 
-_CHATS = 'messages', 'conversations'
+_CHATS = 'messages', 'conversations', 'conversation'
 _USUAL = dict(prompt=('prompt', 'problem', 'question', 'instruction', 'query', 'input', *_CHATS),
               reference=('reference', 'expected_answer', 'ground_truth', 'final_answer', 'gold_answer', 'gold',
-                         'correct_answer', 'answer', 'target', 'label', 'reward_model.ground_truth'),
+                         'correct_answer', 'answer', 'answer_key', 'reference_answer', 'gt_answer', 'gt', 'target',
+                         'label', 'reward_model.ground_truth'),
               solution=('solution', 'generated_solution', 'output', 'response', *_CHATS))
 
 def _names(fields:FieldConfig, what:str) -> tuple:
     named = getattr(fields, what)
     return (named,) if named else _USUAL[what]
 
+# %% ../nbs/01_data.ipynb #decode
+def _exact(text:str) -> float|Decimal:
+    "A decimal number that keeps its digits"
+    near = float(text)
+    return near if math.isinf(near) or not near or Decimal(repr(near)) == Decimal(text) else Decimal(text)
+
+def _decode(text:str|bytes):
+    "JSON, and not JavaScript's NaN"
+    def refuse(constant): raise ValueError(f'{constant} is not JSON')
+    return json.loads(text, parse_constant=refuse, parse_float=_exact)
+
+def _parsed_text(text:str):
+    "What a cell of JSON holds; the text itself if it is none"
+    try: return _decode(text)
+    except (ValueError, RecursionError): return text
+
 # %% ../nbs/01_data.ipynb #column
+@cache
+def _plain(name:str) -> str: return re.sub(r'[\W_]', '', name).casefold()
+
 def _inside(value, part:str):
-    "One level down; capitals do not count"
+    "One level down, into JSON in a text, too; capitals, spaces, dashes and underscores do not count"
+    if isinstance(value, str) and value[:1] == '{': value = _parsed_text(value)
     if isinstance(value, list): return value[int(part)] if part.isdecimal() and int(part) < len(value) else None
     if not isinstance(value, dict): return None
-    return value[part] if part in value else next((v for k, v in value.items() if k.lower() == part.lower()), None)
+    return value[part] if part in value else next((v for k, v in value.items() if _plain(k) == _plain(part)), None)
 
 def column(
     row:dict, # as found
@@ -398,10 +419,12 @@ def _number_text(value:int|float|Decimal, name:str) -> str:
     text = format(Decimal(repr(value) if isinstance(value, float) else value), 'f')
     return text.rstrip('0').rstrip('.') if '.' in text else text
 
+_CHAT_TEXT = re.compile(r'\s*\[\s*\{\s*[\'"](?:role|from|content|value)[\'"]\s*:')
+
 def _in_chat(turns:list, role:str):
     "The first turn of a role: OpenAI's `role` and `content`, or ShareGPT's `from` and `value`"
     known = dict(prompt=('user', 'human'), answer=('assistant', 'gpt', 'model'))[role]
-    said = next((t for t in turns if (t.get('role') or t.get('from')) in known), {})
+    said = next((t for t in turns if str(t.get('role') or t.get('from')).lower() in known), {})
     content = said.get('content', said.get('value'))
     if not isinstance(content, list): return content
     if not all(isinstance(part, dict) and part.get('text') for part in content):
@@ -414,6 +437,8 @@ def as_text(
     role:str='answer' # whose turn is taken of a chat: prompt, the user's, or answer, the assistant's
 ) -> str|None:        # None for an empty one
     "A column's value as text; raises CgdError if it cannot be"
+    if isinstance(value, str) and _CHAT_TEXT.match(value):   # of a table that has texts only
+        if not isinstance(value := _parsed_text(value), list): raise CgdError(f'`{name}` is a chat that is not JSON')
     if isinstance(value, list) and value and all(isinstance(t, dict) for t in value): value = _in_chat(value, role)
     if isinstance(value, list) and len(value) < 2 and role == 'answer': value = value[0] if value else None   # ['15']
     if type(value) in (int, float, Decimal): value = _number_text(value, name)
@@ -454,8 +479,11 @@ def to_problem(
                 solution=worked or _CALCULATOR_MARK.sub('', solution or '') or None)
 
 # %% ../nbs/01_data.ipynb #backslash-commands
-_LETTER = {'\b': 'b', '\f': 'f', '\t': 't', '\n': 'n', '\r': 'r'}   # what JSON makes of a backslash and a letter
-_NEVER = {'\f': 'rac|rak|orall|lat|box|rown|ootnotesize|allingdotseq',   # what no honest text has behind it
+_LETTER = {'\b': 'b', '\f': 'f', '\t': 't', '\n': 'n', '\r': 'r',   # what JSON makes of a backslash and a letter
+           '\a': 'a', '\v': 'v'}                                    # and what Python does, beside
+_NEVER = {'\a': 'lpha|ngle|pprox|rc(?:cos|sin|tan)|leph|st|cute',
+          '\v': r'ar[a-z]+|ec(?=\s?[\\{a-zA-Z])|dots|ee|ert|phantom',
+          '\f': 'rac|rak|orall|lat|box|rown|ootnotesize|allingdotseq',   # what no honest text has behind it
           '\r': r'ho|ight(?:(?:left)?(?:arrow|harpoon)\w*)?|ef(?=\{)',
           '\t': r'heta|imes|ilde|herefore|riangle\w*|hinspace|extstyle|extdegree|anh?(?=\s?[\^({\\\d])|'
                 r'(?:frac|binom)(?=\s*[{\d])|ext(?:bf|it|rm|sf|tt|sc|up)?(?=\s*\{)',
@@ -466,7 +494,7 @@ _SELDOM = {'\t': 'anh?|au|op?', '\n': 'u|eg?', '\r': 'angle|ceil|floor|m|[vV]ert
 def _commands(rests:dict) -> str:
     return '|'.join(f'{control}(?=(?:{rest})(?![A-Za-z]))' for control, rest in rests.items())
 
-_MAY = re.compile('[\b\f\t\n\r](?=[a-zRV])')   # soon said: most lines begin with a capital or a number
+_MAY = re.compile('[\a\b\f\t\n\v\r](?=[a-zRV])')   # soon said: most lines begin with a capital or a number
 _SURE = re.compile(f'\b(?=[a-z])|{_commands(_NEVER)}')
 _PERHAPS = re.compile(rf'(?:{_commands(_SELDOM)})(?!\w+[).:])')
 _TIGHT = re.compile(rf'(?:(?<=[\^_])|(?<= )(?=\t)|(?<=\{{)(?!\n)|(?<=\$)(?<!\$\$))(?:{_commands(_SELDOM)})')
@@ -508,16 +536,6 @@ def mend_row(
     return row, found[0] if found else ''
 
 # %% ../nbs/01_data.ipynb #parse
-def _exact(text:str) -> float|Decimal:
-    "A decimal number that keeps its digits"
-    near = float(text)
-    return near if math.isinf(near) or not near or Decimal(repr(near)) == Decimal(text) else Decimal(text)
-
-def _decode(text:str|bytes):
-    "JSON, and not JavaScript's NaN"
-    def refuse(constant): raise ValueError(f'{constant} is not JSON')
-    return json.loads(text, parse_constant=refuse, parse_float=_exact)
-
 def parse_row(
     raw:dict|bytes # a row, or a line of JSON
 ) -> dict:         # the row
@@ -564,7 +582,8 @@ def _read_parquet(path:Path):
     try:
         rows = (row for batch in pq.ParquetFile(path).iter_batches(1024) for row in batch.to_pylist())
         for number, row in enumerate(rows, 1): yield f'{path}: row {number}', row
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as e: raise CgdError(f'{path}: not a Parquet file, or a damaged one: {e}') from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
+        raise CgdError(f'{path}: not a Parquet file, or a damaged one: {e}') from None
 
 def read_file(
     path:Path # .jsonl, .jsonl.gz or .parquet
@@ -597,9 +616,9 @@ def _load(name:str, config:str|None, split:str) -> Iterator[dict|bytes]:
     builder = load_dataset_builder(name, config)
     if builder.name == 'json': return _load_json(builder.config.data_files, builder.config.field, split)
     if builder.name != 'csv': return load_dataset(name, config, split=split)
-    first = next(iter(load_dataset(name, config, split=re.match(r'\w*', split)[0], streaming=True)), {})
-    texts = Features(dict.fromkeys(first, Value('string')))
-    return load_dataset(name, config, split=split, features=texts, keep_default_na=False)
+    how = dict(keep_default_na=False, index_col=False)
+    first = next(iter(load_dataset(name, config, split=re.match(r'\w*', split)[0], streaming=True, **how)), {})
+    return load_dataset(name, config, split=split, features=Features(dict.fromkeys(first, Value('string'))), **how)
 
 # %% ../nbs/01_data.ipynb #read-hub
 def read_hub(
@@ -632,6 +651,7 @@ def open_spec(
     kind, _, rest = spec.partition(':')
     if kind == 'hub':
         name, config, split = [*rest.split(':', 2), '', ''][:3]
+        if not name.strip('/'): raise CgdError(f'{spec}: names no dataset; write hub:NAME[:CONFIG[:SPLIT]]')
         return name.split('/')[-1], read_hub(name, config, split or 'train')
     if kind == 'bench': return rest, _read_bench(rest)
     if spec in SETS: return spec, read_file(shipped(f'data/{spec}.jsonl'))
@@ -654,6 +674,8 @@ class Tally:
     first_mended:str=''                      # where the first of them stands, and a command in it
     columns:dict=field(default_factory=dict) # all that were found
     named:set=field(default_factory=set)     # settings whose column was found
+    lines:int=0                              # those whose gold answer has several lines
+    first_lines:str=''                       # where the first of them stands
     gold:str|None=None                       # the column of the first gold answer
     longer:bool=False                        # has a chat more than a question and an answer?
 
@@ -667,6 +689,7 @@ class Tally:
         if command: self.mended, self.first_mended = self.mended + 1, self.first_mended or f'{where} ({command})'
         if row['reference'] is None: self.bare, self.first_bare = self.bare + 1, self.first_bare or where
         elif not self.gold: self.gold = self._column(raw, fields)
+        if '\n' in (row['reference'] or ''): self.lines, self.first_lines = self.lines + 1, self.first_lines or where
         self.columns |= dict.fromkeys(raw)
         asked = column(raw, _find(raw, _names(fields, 'prompt'), 'prompt')[0])
         self.longer |= isinstance(asked, list) and len(asked) > 2
@@ -678,6 +701,9 @@ def _gold_notes(tally:Tally, fields:FieldConfig) -> Iterator[str]:
         yield (f'no row has a gold answer, so nothing can be graded (looked for {", ".join(names)}; '
                f'found {", ".join(tally.columns)}); name its column by fields.reference')
     elif tally.bare: yield f'{tally.bare} of {tally.rows} rows have no gold answer, the first: {tally.first_bare}'
+    if tally.lines:
+        yield (f'{tally.lines} of {tally.rows} gold answers have several lines, the first: {tally.first_lines}; '
+               f'a grader wants one value, in a column of its own, after #### or in a box')
     if tally.gold not in (None, 'reference', 'answer', fields.reference):
         yield f'the gold answers are those of `{tally.gold}`; another column is named by fields.reference'
 
@@ -709,7 +735,7 @@ def read_problems(
             raw, command = read_row(raw)
             tally.named |= {what for what, name in fields if name and column(raw, name) is not None}
             row = to_problem(raw, origin, fields)
-            if odd := next((c for c in '\b\f' if any(c in (text or '') for text in row.values())), None):
+            if odd := next((c for c in '\a\b\f' if any(c in (text or '') for text in row.values())), None):
                 raise CgdError(f'holds the control character {odd!r}, as single backslashes leave it; write them twice')
         except CgdError as e: skip(f'{where}: {e}'); continue
         tally.see(where, raw, row, command, fields)

@@ -13,7 +13,7 @@ __all__ = ['PRESETS', 'parse_verdict', 'split_sentences', 'Equation', 'read_equa
 import itertools, re, sys, unicodedata
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -819,7 +819,9 @@ class LMTeacher:
         return self.cfg.with_reference
 
     def _complete(self, rows, store, stage, messages):
-        return complete(self.engine, [sample_requests(row['row_id'], messages(row), self.drawn)[0] for row in rows], store, stage)
+        requests = (sample_requests(row['row_id'], messages(row), self.drawn)[0] for row in rows)
+        named = [replace(r, id=f'{row["problem_id"]} (row {r.id})') for row, r in zip(rows, requests)]   # in messages
+        return complete(self.engine, named, store, stage)
 
 # %% ../nbs/05_teacher.ipynb #open-teacher
 _LM_ONLY, _REFERENCE_ONLY = ('preset', 'with_reference', 'max_new_tokens', 'temperature', 'rows_at_once'), ('detail', 'wrong_rate')

@@ -327,7 +327,8 @@ NO_SYSTEM = ['System role not supported', 'Conversation roles must alternate use
 def test_a_server_whose_template_takes_no_system_turn(script, tmp_path, capsys, words):
     "Folded into the user turn and said once; a refusal that speaks of the operating system is none of this"
     def reply(q, n, sent):
-        return error(400, words) if sent['messages'][0]['role'] == 'system' else (200, good(json.dumps(sent['messages'])))
+        if sent['messages'][0]['role'] == 'system': return error(400, words)
+        return 200, good(json.dumps(sent['messages']))
     _, url = script(reply)
     asked_so = [Request(r.id, [dict(role='system', content='Be brief.'), *r.messages]) for r in ask(6)]
     done = through(url, asked_so, tmp_path/'s.sqlite', concurrency=2)
@@ -336,7 +337,8 @@ def test_a_server_whose_template_takes_no_system_turn(script, tmp_path, capsys, 
 
 
 def test_a_row_refused_for_other_reasons_keeps_its_system_turn(script, tmp_path):
-    _, url = script(lambda q, n, sent: REFUSALS['filter'] if number(q) == 2 else (200, good(json.dumps(sent['messages']))))
+    def reply(q, n, sent): return REFUSALS['filter'] if number(q) == 2 else (200, good(json.dumps(sent['messages'])))
+    _, url = script(reply)
     rows = [Request(r.id, [dict(role='system', content='Be brief.'), *r.messages]) for r in ask(4)]
     done = through(url, rows, tmp_path/'s.sqlite')
     assert refused(done) == [2] and json.loads(done[3].text)[0]['role'] == 'system'
@@ -378,7 +380,8 @@ WAITS = [([('Retry-After', '0.7')], '', .7), ([('retry-after-ms', '700')], '', .
          ([], 'Please retry in 37.2s.', 37.2), ([('Retry-After', '2m')], '', 120),
          ([], 'Try again in 0h58m3s', 3483),
          ([], 'Please wait 30 seconds.', 30), ([], 'Retry after 2 minutes', 120), ([], 'again in 700ms', .7),
-         ([], 'It resets in 3m20s; 5 messages left', 200), ([], 'wait for 5 more', None), ([('Retry-After', 'soon')], '', None)]
+         ([], 'It resets in 3m20s; 5 messages left', 200), ([], 'wait for 5 more', None),
+         ([('Retry-After', 'soon')], '', None)]
 
 
 @pytest.mark.parametrize('headers, message, wait', WAITS)
@@ -579,13 +582,14 @@ def test_stages_leave_refused_rows_out(script, tmp_path, capsys):
     with pytest.raises(CgdError, match='refused every prompt'): fitting(drafts[1:2])
 
 
-def test_refused_teaching_is_dropped_by_every_view(script, tmp_path):
+def test_refused_teaching_is_named_and_dropped_by_every_view(script, tmp_path, capsys):
     _, url = script(lambda q, n, sent: REFUSALS['filter'] if 'question 1' in q else (200, good('4')))
     row = dict(sample=0, student='s', reference='4', solution='4', draft='5', draft_grade='wrong', draft_finish='stop')
     rows = [row | dict(problem_id=f'p{i}', prompt=f'question {i}') for i in range(3)]
     with open_engine(f'openai:good@{url}') as engine, Store(tmp_path/'s.sqlite') as store:
         traces = teach(rows, LMTeacher(engine, TeacherConfig()), store)
     assert [t['critique_finish'] for t in traces] == ['stop', 'refused', 'stop']
+    assert f'p1 (row {traces[1]["row_id"]}) is left out: 400: The response was filtered' in capsys.readouterr().err
     for view in ('cgd', 'cft', 'dsft_refined'): assert len(build(traces, view)) == 2
 
 

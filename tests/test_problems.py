@@ -142,6 +142,45 @@ def test_shapes_in_parquet_too(tmp_path):
         pq.write_table(pa.Table.from_pylist([row]), tmp_path/'x.parquet')
         assert golds(load_problems(str(tmp_path/'x.parquet'))) == ['15'], row
 
+TURNS = [{'from': 'System', 'value': 'Be brief.'}, {'from': 'Human', 'value': ASKED}, {'from': 'GPT', 'value': '15'}]
+MORE = (dict(conversations=TURNS), dict(conversation=[dict(role='User', content=ASKED)], answerKey='15'),
+        dict(messages=json.dumps([dict(role='user', content=ASKED), dict(role='assistant', content='15')])),
+        dict(prompt=json.dumps([dict(role='user', content=ASKED)]), reward_model='{"ground_truth": 15.0}'),
+        {'Question': ASKED, 'Correct Answer': '15'}, dict(question=ASKED, finalAnswer='15'),
+        dict(question=ASKED, gt=15), dict(question=ASKED, reference_answer='15'),
+        dict(question=ASKED, answer='So.\n#### $\\boxed{15}$'))
+
+@pytest.mark.parametrize('row', MORE, ids=lambda row: '-'.join(row))
+def test_other_spellings_of_names_and_roles(read, row):
+    problem, = read(row)
+    assert (problem['prompt'], problem['reference']) == (ASKED, '15')
+
+def test_a_chat_that_is_no_json_is_named(read):
+    with pytest.raises(CgdError, match='`messages` is a chat that is not JSON'):
+        read(dict(messages=str([dict(role='user', content=ASKED)]), answer='15'))
+
+def test_a_gold_of_several_lines_is_said(read):
+    problems = read(dict(prompt='Why?', answer='First this.\nThen that.'), dict(prompt=ASKED, answer='15'))
+    note, = problems.notes
+    assert '1 of 2 gold answers have several lines, the first: ' in note
+
+def test_backslashes_that_python_took(read):
+    problems = read(dict(prompt='Find $\alpha$ and $\vec{a}$, not 3.', answer='\alpha'), dict(prompt='\a?', answer=1))
+    assert (problems[0]['prompt'], golds(problems)) == (r'Find $\alpha$ and $\vec{a}$, not 3.', [r'\alpha'])
+    assert 'control character' in problems.skipped[0] and r'(\alpha)' in problems.notes[0]
+
+def test_a_set_that_is_not_named():
+    for spec in ('hub:', 'hub:::', 'hub:/'):
+        with pytest.raises(CgdError, match='names no dataset'): load_problems(spec)
+
+def test_cells_of_csv_before_a_last_comma(tmp_path):
+    "pandas takes the first cell for an index, and moves the others"
+    (tmp_path/'set').mkdir()
+    (tmp_path/'set'/'x.csv').write_text('question,answer\n1+1?,2,\n1+2?,3,\n')
+    problems = load_problems(f'hub:{tmp_path}/set')
+    assert [(p['prompt'], p['reference']) for p in problems] == [('1+1?', '2'), ('1+2?', '3')]
+
+
 WORDS = (dict(prompt=ASKED, completion='15', label=True), dict(instruction=ASKED, output='It is fifteen.'),
          dict(messages=[dict(role='user', content=ASKED), dict(role='assistant', content='Fifteen.')]))
 
