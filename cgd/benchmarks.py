@@ -23,7 +23,7 @@ from unittest.mock import patch
 
 from .core import CgdError, checksum, content_hash, derive_seed, shipped, usable_cores
 from .data import SETS, FieldConfig, load_problems, parse_row, read_file, read_hub, to_problem
-from .generate import Engine, ScoreRequest, Store, score
+from .generate import THOUGHT_CLOSES, THOUGHT_OPENS, Engine, ScoreRequest, Store, score
 from .grade import Grade, failed_grade, find_choice, grade_many, last_boxed, last_number, run_guarded, to_number
 from .views import ASK
 
@@ -269,15 +269,12 @@ def load_benchmark(
     return Items(benchmark, rows, skipped, found or content_hash(rows), benchmark.verified and found == benchmark.sha256, shots)
 
 # %% ../nbs/08_benchmarks.ipynb #final-part
-_THOUGHT = re.compile(r'<think(?:ing)?>|\[THINK\]|<\|channel\|>analysis<\|message\|>|<\|im_start\|>think\b')
-_THOUGHT_END = re.compile(r'</think(?:ing)?>|\[/THINK\]|<\|channel\|>final<\|message\|>|<\|im_start\|>answer\b')
-
 def final_part(
     text:str # a completion
 ) -> str:    # all of it if it does not think aloud; '' if it never came to an end of its thoughts
     "What a model says after thinking"
-    tail = _THOUGHT_END.split(text)[-1]
-    return '' if _THOUGHT.search(tail) else tail
+    tail = re.split(THOUGHT_CLOSES, text)[-1]
+    return '' if re.search(THOUGHT_OPENS, tail) else tail
 
 # %% ../nbs/08_benchmarks.ipynb #stated
 _SAID = re.compile(r'answer\s+is:?\s*(.*)', re.I)

@@ -240,7 +240,9 @@ class ProbeEngine(HfEngine):
         for key, ids, tokens in score_pairs(self, missing):
             if isinstance(ids, Completion): yield ids; continue
             asked = missing[key]
-            items.append(_Item(key, ids, tokens, tuple(prompt_parts(self.tokenizer, asked.messages, asked.parts)) if isinstance(asked, AttentionRequest) else ()))
+            parts = prompt_parts(self.tokenizer, asked.messages, asked.parts) if isinstance(asked, AttentionRequest) else ()
+            if parts and parts[-1][2] < len(ids): parts.append(('template', parts[-1][2], len(ids)))   # before the answer
+            items.append(_Item(key, ids, tokens, tuple(parts)))
         for item, logp, shares, cached, seconds in _passes(self, items):
             yield Completion(_shares_text(item, shares) if item.parts else _logp_text(item.tokens, logp), 'scored', len(item.ids), len(item.tokens), cached, seconds, item.key)
 

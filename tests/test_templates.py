@@ -10,8 +10,8 @@ import pytest
 
 from cgd.core import CgdError
 from cgd.data import load_problems
-from cgd.generate import (DATED, Request, SampleConfig, Store, accepted, chat_facts, chat_ids, complete, end_of_turn, find_model, load_tokenizer, open_engine,
-                          set_thinking, split_thoughts, turn_ids)
+from cgd.generate import (DATED, Request, SampleConfig, ScoreRequest, Store, accepted, chat_facts, chat_ids, complete, end_of_turn, find_model,
+                          load_tokenizer, open_engine, score_ids, set_thinking, split_thoughts, turn_ids)
 from cgd.rollouts import draft
 from cgd.teacher import TeacherConfig, critique, direct, open_teacher, refine
 from cgd.views import VIEWS, build, render
@@ -151,6 +151,41 @@ def test_pairs_are_a_beginning_of_what_the_template_writes(name, words):
         ends = texts[0].endswith(tokenizer.decode((prompt + written)[:-1])) and tokenizer.convert_ids_to_tokens(written[-1]) in texts[1]
         assert any(same) or ends, (thinking, target, tokenizer.decode(prompt + written))   # of glm4moe, the token that begins the next turn
     assert fits >= {('auto', PLAIN)} or fits >= {('off', PLAIN), ('auto', THOUGHT)} or re.match('deepseek|idefics|llava|smolvlm', name), fits
+
+
+@pytest.mark.parametrize('name', sorted(f.stem for f in SHIPPED.glob('*.jinja')))
+def test_a_text_is_scored_where_it_is_learnt(name, words):
+    for thinking, target in SETTINGS:
+        try: tokenizer = speaking(words, name, thinking); prompt, written = turn_ids(tokenizer, ASKED, target)
+        except CgdError as e:
+            if target == THOUGHT: continue   # where there is no place for thoughts, they are text
+            with pytest.raises(CgdError, match=re.escape(str(e))): score_ids(speaking(words, name, thinking), ScoreRequest('a', ASKED, target))
+            continue
+        before, own = score_ids(tokenizer, ScoreRequest('a', ASKED, target))
+        assert before + own == (prompt + written)[:len(before + own)] and before[:len(prompt)] == prompt
+        assert target == THOUGHT or tokenizer.decode(own) == PLAIN   # its own tokens alone
+
+
+def test_of_most_families_it_is_scored_right_after_the_prompt(words):
+    "Blanks, markers and thoughts in a text stay as they are"
+    smollm2 = load_tokenizer('smollm2')
+    for tokenizer in (smollm2, speaking(words, 'llama3_2')):
+        for text in ('', ' 4', 'It is 4.', ' A\n', '4<|im_end|>', '<think>a</think>b'):
+            bare = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+            assert score_ids(tokenizer, ScoreRequest('a', ASKED, text)) == (chat_ids(tokenizer, ASKED), bare)
+    assert score_ids(smollm2, ScoreRequest('a', [1, 2], [3])) == ([1, 2], [3])
+
+
+@pytest.mark.parametrize('text, parted', [
+    ('Two.\n</think>\n\nIt is 4.', ('Two.', 'It is 4.')),   # the prompt opened it
+    ('Write this:\n<think>\n</think>\nThat is all.', ('', 'Write this:\n<think>\n</think>\nThat is all.')),
+    ('Close it by </think>\nas here.', ('', 'Close it by </think>\nas here.')),
+    ('<|channel>thought\nTwo.\n<channel|>It is 4.', ('Two.', 'It is 4.')),
+    ('<|channel|>analysis<|message|>Two.<|end|><|start|>assistant<|channel|>final<|message|>It is 4.', ('Two.', 'It is 4.'))])
+def test_thoughts_are_known_by_any_familys_marks(text, parted):
+    from cgd.benchmarks import final_part
+    assert split_thoughts(text) == parted
+    if parted[0]: assert final_part(text).strip() == parted[1]
 
 
 PLACES = {  # template, setting, target -> what the student writes after its prompt
