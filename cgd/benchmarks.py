@@ -145,7 +145,8 @@ def _letter(raw:dict) -> tuple[dict, dict]:
     if not 0 <= right < len(options): raise CgdError(f'the answer is option {right + 1} of {len(options)}')
     stem = f'{raw["narrative"]}\n\n{raw["question"]}' if 'narrative' in raw else raw.get('problem') or raw['question']
     lettered = '\n'.join(f'{letter}. {option}' for letter, option in zip(string.ascii_uppercase, options))
-    return dict(raw, problem=f'{stem.strip()}\n\n{lettered}', answer=string.ascii_uppercase[right]), dict(options=options)
+    row = dict(raw, problem=f'{stem.strip()}\n\n{lettered}', reference=string.ascii_uppercase[right])   # before any column
+    return row, dict(options=options)
 
 # %% ../nbs/08_benchmarks.ipynb #to-item
 _READERS = dict(math=_math, text=_math, letter=_letter, instructions=_instructions, code=_code, scores=_scores)
