@@ -2,7 +2,7 @@
 CONFIG ?= configs/cpu.yaml
 BIN = .venv/bin
 
-.PHONY: help setup run test test-all lab export readme record figures lock clean
+.PHONY: help setup run test test-all lab export readme record figures pictures lock clean
 help:      ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 12
 setup:     ## make .venv (a GPU is detected); does nothing the second time
@@ -21,6 +21,8 @@ record: setup ## ask the real models again for the recordings that the teaching 
 	@$(BIN)/python scripts/record.py
 figures: setup ## redraw figures/ from data/results/
 	@$(BIN)/python scripts/figures.py
+pictures: setup ## photograph the tour's trace and the report for the README (needs Chromium)
+	@$(BIN)/python scripts/pictures.py
 lock: setup ## write constraints.txt from what .venv holds now
 	@$(BIN)/python scripts/lock.py
 clean:     ## remove what can be made again (.venv and runs/ stay)

@@ -15,7 +15,9 @@ from multiprocessing import get_context
 
 import pandas as pd
 
-from cgd.generate import EngineConfig, chat_ids, engine_env, open_engine
+from cgd.generate import EngineConfig
+from cgd.models import chat_ids
+from cgd.engines import engine_env, open_engine
 
 STEPS = 3
 WAITS = {'briefly spinning, then asleep (cgd)': {}, 'spinning': dict(OMP_WAIT_POLICY='active', GOMP_SPINCOUNT='infinite'), 'asleep at once': dict(GOMP_SPINCOUNT='0')}

@@ -13,9 +13,10 @@ import pandas as pd
 
 from cgd.core import write_atomic
 from cgd.data import load_problems
-from cgd.evaluate import wilson
-from cgd.generate import SampleConfig, Store, engine_name, open_engine
+from cgd.store import SampleConfig, Store
+from cgd.engines import choose_engine, open_engine
 from cgd.rollouts import draft
+from cgd.stats import wilson
 
 FIRST = dict(train=200, test=200, shifted=100)
 
@@ -31,7 +32,7 @@ def main():
     parser.add_argument('--model', default='smollm2')
     parser.add_argument('--out', default='data/results/difficulty.csv')
     args = parser.parse_args()
-    lines, spec = [], f'{engine_name(args.model)}:{args.model}'
+    lines, spec = [], f'{choose_engine(args.model)}:{args.model}'
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder)/'s.sqlite') as store, open_engine(spec, dtype='float32', max_model_len=2048) as student:
         for name, first in FIRST.items():
             traces = draft(load_problems(name, limit=first).rows, student, store, SampleConfig(max_new_tokens=256), 'flexible')

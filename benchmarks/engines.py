@@ -12,8 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from cgd.core import launch
-from cgd.generate import EngineConfig, Request, Store, complete, engine_env, open_engine
+from cgd.process import launch
+from cgd.generate import EngineConfig, complete
+from cgd.store import Request, Store
+from cgd.engines import engine_env, open_engine
 
 
 def prompts(turn: int) -> list[Request]:
@@ -42,7 +44,7 @@ def main():
     args = parser.parse_args()
     rates = {}
     for kind, options in dict(vllm=dict(max_model_len=2048), hf=dict(max_model_len=2048, batch_size=64)).items():
-        rounds = launch('cgd.generate:_quietly', 'engines:measure', f'{kind}:{args.model}', options, args.repeats, env=engine_env(EngineConfig(**options)))
+        rounds = launch('cgd.models:_quietly', 'engines:measure', f'{kind}:{args.model}', options, args.repeats, env=engine_env(EngineConfig(**options)))
         speeds = [r['tokens'] / r['seconds'] for r in rounds]
         rates[kind] = statistics.median(speeds)
         print(f'{kind}: {rates[kind]:.0f} tokens/s (median of {args.repeats}; {min(speeds):.0f} to {max(speeds):.0f}), '

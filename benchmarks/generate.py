@@ -17,8 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from cgd.core import launch, write_table
-from cgd.generate import Completion, EngineConfig, Request, Store, add_completion, begin_session, complete, engine_env, open_engine, request_key, sessions
+from cgd.process import launch
+from cgd.core import write_table
+from cgd.store import Completion, Request, Store, add_completion, begin_session, request_key, sessions
+from cgd.generate import EngineConfig, complete
+from cgd.engines import engine_env, open_engine
 
 FOLDER = Path(__file__).parent
 
@@ -35,7 +38,8 @@ def show(name: str, values: list[float], unit: str):
 
 def door(model: str, options: dict, repeats: int, n: int) -> list[dict]:
     "Tokens and seconds of our path and of `LLM.generate`, by turns on one model"
-    from cgd.generate import _vllm_params, chat_ids
+    from cgd.engines import _vllm_params
+    from cgd.models import chat_ids
     rounds = []
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder)/'s.sqlite') as store, open_engine(f'vllm:{model}', in_process=True, **options) as engine:
         complete(engine, prompts(0, 4), store)   # loads
@@ -56,7 +60,7 @@ def door(model: str, options: dict, repeats: int, n: int) -> list[dict]:
 
 def run_door(args):
     options = dict(max_model_len=1024, dtype=args.dtype)
-    rounds = launch('cgd.generate:_quietly', 'generate:door', args.model, options, args.repeats, args.requests, env=engine_env(EngineConfig(**options)))
+    rounds = launch('cgd.models:_quietly', 'generate:door', args.model, options, args.repeats, args.requests, env=engine_env(EngineConfig(**options)))
     speeds = {way: [r['tokens'] / r['seconds'] for r in rounds if r['way'] == way] for way in ('bare', 'ours')}
     show('bare LLM.generate', speeds['bare'], 'tokens/s')
     show('complete', speeds['ours'], 'tokens/s')
@@ -159,7 +163,7 @@ def ledger(store: Store, engine) -> list[dict]:
 
 def student_stage(model: str, options: dict, n: int, cap: int, path: str) -> tuple[list[dict], list[dict]]:
     "Drafts by this package, and the ledger"
-    from cgd.generate import SampleConfig
+    from cgd.store import SampleConfig
     from cgd.rollouts import draft
     with Store(path) as store, open_engine(f'vllm:{model}', in_process=True, **options) as student:
         watch(student)
@@ -178,8 +182,8 @@ def teacher_stage(model: str, options: dict, traces: list[dict], cap: int, path:
 def chained(model: str, options: dict, cfg: dict, n: int, folder: str) -> list[dict]:
     "This package's way: a process for the student, one for the teacher, every row committed as it finishes; returns the ledger"
     path, env = str(Path(folder)/'chained.sqlite'), engine_env(EngineConfig(**options))
-    traces, first = launch('cgd.generate:_quietly', 'generate:student_stage', model, options, n, cfg['draft'], path, env=env)
-    traces, second = launch('cgd.generate:_quietly', 'generate:teacher_stage', model, options, traces, cfg['teacher'], path, env=env)
+    traces, first = launch('cgd.models:_quietly', 'generate:student_stage', model, options, n, cfg['draft'], path, env=env)
+    traces, second = launch('cgd.models:_quietly', 'generate:teacher_stage', model, options, traces, cfg['teacher'], path, env=env)
     write_table(traces, Path(folder)/'chained.jsonl')
     return first + second
 
@@ -189,7 +193,7 @@ def one_pass(model: str, options: dict, stage: str, messages: list[list[dict]], 
     start = time.perf_counter()
     from transformers import AutoTokenizer
     from vllm import LLM, SamplingParams
-    from cgd.generate import chat_ids, find_model, resolve_dtype
+    from cgd.models import chat_ids, find_model, resolve_dtype
     folder = find_model(model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     llm = LLM(folder, dtype=resolve_dtype(options['dtype']), max_model_len=options['max_model_len'], seed=0, enforce_eager=True, enable_prefix_caching=True, disable_log_stats=True)
@@ -208,7 +212,7 @@ def three_passes(model: str, options: dict, cfg: dict, n: int, folder: str) -> l
 
     def stage(name, messages, cap):
         out = str(Path(folder)/f'{name}.jsonl')
-        costs.append(launch('cgd.generate:_quietly', 'generate:one_pass', model, options, name, messages, cap, out, env=env))
+        costs.append(launch('cgd.models:_quietly', 'generate:one_pass', model, options, name, messages, cap, out, env=env))
         return [r['text'] for r in read_table(out)]
     rows = [dict(row, draft=text) for row, text in zip(rows, stage('draft', [[dict(role='user', content=r['prompt'])] for r in rows], cfg['draft']))]
     rows = [dict(row, critique=text) for row, text in zip(rows, stage('critique', [critique_messages(preset, r) for r in rows], cfg['teacher']))]

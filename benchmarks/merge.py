@@ -21,8 +21,13 @@ from transformers import AutoModelForCausalLM
 
 from cgd.core import read_table, write_table
 from cgd.data import load_problems
-from cgd.generate import Request, ScoreRequest, Store, complete, engine_name, find_model, open_engine, score
-from cgd.train import TrainConfig, merge, train
+from cgd.store import Request, ScoreRequest, Store
+from cgd.generate import complete, score
+from cgd.engines import choose_engine, open_engine
+from cgd.models import find_model
+from cgd.recipe import TrainConfig
+from cgd.merge import merge_student
+from cgd.train import train
 from cgd.views import Pairs, build
 
 TRACES = Path(__file__).parent.parent/'data'/'results'/'cpu'/'traces.parquet'
@@ -66,7 +71,7 @@ def main():
     pairs = build(read_table(TRACES), 'cgd')
     pairs.rows = pairs.rows[:args.pairs]
     train(pairs, TrainConfig(epochs=args.epochs, device_batch_size=4), 'smollm2', adapter)
-    whole = merge('smollm2', adapter, folder/'merged')
+    whole = merge_student('smollm2', adapter, folder/'merged')
     rounded = str(folder/'rounded')
     shutil.copytree(whole, rounded)
     AutoModelForCausalLM.from_pretrained(whole, dtype=torch.bfloat16).save_pretrained(rounded)
@@ -75,7 +80,7 @@ def main():
     found = {way: weights(model, options.get('adapter', '')) for way, (model, options) in ways.items()}
     rows = {way: dict(way=way, **arrived(start, exact, found[way]), nll=nll(f'hf:{model}', options | dict(dtype='float32'), pairs, folder))
             for way, (model, options) in ways.items()}
-    problems, rates, kind = load_problems('test', args.prompts).rows, {way: [] for way in ways}, engine_name('smollm2')
+    problems, rates, kind = load_problems('test', args.prompts).rows, {way: [] for way in ways}, choose_engine('smollm2')
     for turn in range(args.repeats):
         for way, (model, options) in [*ways.items()][:2]:
             with open_engine(f'{kind}:{model}', max_model_len=1024, **options) as engine, Store(folder/'speed.sqlite') as store:

@@ -3,7 +3,7 @@
     python benchmarks/probe.py [--items 200] [--baseline-items 20] [--model smollm2] [--threads 2]
 
 Problems are the shipped ones, drafts are the student's own greedy ones (made first, kept in benchmarks/probe.sqlite, not timed), critiques and refinements
-the reference teacher's. Ours is `cgd.probe.measure` as the analysis calls it: new process, loading, every row committed. The baseline is the usual loop, in a
+the oracle teacher's. Ours is `cgd.probe.measure` as the analysis calls it: new process, loading, every row committed. The baseline is the usual loop, in a
 process of its own: for each refinement and context one forward pass with sdpa, log-softmax of the completion's logits only, and for attention one more pass with
 eager attention and `output_attentions=True`; its time is taken on the first `--baseline-items` refinements and scaled up by tokens. Both in float32 with
 the same threads; the numbers of both must agree. Beside wall-clock seconds stand CPU seconds, which other jobs on the machine do not change much.
@@ -15,9 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from cgd.core import launch
+from cgd.process import launch
 from cgd.data import load_problems
-from cgd.generate import EngineConfig, SampleConfig, Store, chat_ids, engine_env, engine_name, open_engine, sessions
+from cgd.generate import EngineConfig
+from cgd.store import SampleConfig, Store, sessions
+from cgd.models import chat_ids
+from cgd.engines import engine_env, choose_engine, open_engine
 from cgd.probe import CONTEXTS, in_context, measure, open_probe
 from cgd.rollouts import draft
 from cgd.teacher import critique, open_teacher, refine
@@ -33,8 +36,8 @@ def cpu(who: int) -> float:
 
 def make_traces(model: str, items: int) -> list[dict]:
     problems = load_problems('train', limit=items).rows
-    with Store(FOLDER/'probe.sqlite') as store, open_engine(f'{engine_name(model)}:{model}', max_model_len=2048) as student: drafts = draft(problems, student, store, SampleConfig())
-    with open_teacher('reference') as teacher: return refine(critique(drafts, teacher), teacher)
+    with Store(FOLDER/'probe.sqlite') as store, open_engine(f'{choose_engine(model)}:{model}', max_model_len=2048) as student: drafts = draft(problems, student, store, SampleConfig())
+    with open_teacher('oracle') as teacher: return refine(critique(drafts, teacher), teacher)
 
 
 def baseline(model: str, pairs: dict[str, list[dict]], n: int) -> tuple[float, float, int, float]:

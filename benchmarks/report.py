@@ -18,7 +18,7 @@ from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent.parent/'tests'))
 from cgd.core import read_table
-from cgd.pipeline import read_records
+from cgd.results import read_records
 from cgd.report import examples, render_report
 from test_report import CHROMIUM, FLAGS, many
 

@@ -10,6 +10,7 @@ committed) and Parquet parts; stopped anywhere, the same command goes on from th
 timed. A row that stands twice, or is missing, is an error.
 """
 import argparse
+import itertools
 import json
 import re
 import time
@@ -18,13 +19,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cgd.core import launch, read_table, write_atomic, write_table
+from cgd.core import content_hash, is_current, mark_current, read_table, write_atomic, write_table
+from cgd.process import launch
 from cgd.data import load_problems
-from cgd.generate import SampleConfig, Store, open_engine, sample_requests
+from cgd.store import SampleConfig, Store, sample_requests
+from cgd.engines import open_engine
+from cgd.methods import ViewConfig
 from cgd.rollouts import draft
-from cgd.scale import in_parts, problem_portions, teach_parts, view_parts
-from cgd.teacher import open_teacher
-from cgd.views import ViewConfig
+from cgd.teacher import open_teacher, teach
+from cgd.views import build
 
 DRAFTS = Path(__file__).parent.parent/'nbs'/'recordings'/'drafts.jsonl'
 SAMPLING, VIEW = SampleConfig(), 'cgd'
@@ -52,6 +55,24 @@ def peak_mb() -> float:
     return int(re.search(r'VmHWM:\s+(\d+) kB', Path('/proc/self/status').read_text())[1]) / 1024
 
 
+def portions(file: Path, rows_at_once: int):
+    "Problems, so many at a time"
+    with open(file) as lines:
+        while rows := [json.loads(line) for line in itertools.islice(lines, rows_at_once)]: yield rows
+
+
+def in_parts(portions, work, out: Path) -> list[Path]:
+    "A table from portions of another, a file for each; what is there already is not made again"
+    parts = []
+    for number, rows in enumerate(portions):
+        part, inputs = out/f'part-{number:05}.parquet', content_hash(rows)
+        if not is_current(part, inputs):
+            write_table(work(rows), part)
+            mark_current(part, inputs)
+        parts.append(part)
+    return parts
+
+
 def flow(folder: Path, rows_at_once: int):
     "All stages of one size; a line in log.jsonl for each part that was made, so that nothing measured is lost when it is stopped"
     clock = [time.perf_counter(), time.process_time()]
@@ -66,17 +87,10 @@ def flow(folder: Path, rows_at_once: int):
 
     def drafts(rows):
         with open_engine(f'recorded:{folder}/recordings/{rows[0]["problem_id"]}.jsonl') as student: return logged('draft', draft(rows, student, store, SAMPLING))
-
-    class Watched:
-        "The oracle teacher, with a line in the log for each portion it has taught"
-        def __init__(self, teacher): self.teacher = teacher
-        def __getattr__(self, name): return getattr(self.teacher, name)
-        def refine(self, rows, store=None): return logged('teach', self.teacher.refine(rows, store))
-    with Store(folder/'store.sqlite') as store, open_teacher('reference') as teacher:
-        made = in_parts(problem_portions(str(folder/'problems.jsonl'), rows_at_once), drafts, folder/'drafts')
-        traces = teach_parts(made, Watched(teacher), store, folder/'traces')
-        pairs = view_parts(traces, [VIEW], ViewConfig(), folder)[VIEW]
-        logged('view', pairs)
+    with Store(folder/'store.sqlite') as store, open_teacher('oracle') as teacher:
+        made = in_parts(portions(folder/'problems.jsonl', rows_at_once), drafts, folder/'drafts')
+        traces = in_parts(map(read_table, made), lambda rows: logged('teach', teach(rows, teacher, store)), folder/'traces')
+        logged('view', in_parts(map(read_table, traces), lambda rows: build(rows, VIEW, ViewConfig()).rows, folder/VIEW))
 
 
 def check(folder: Path, size: int):

@@ -23,12 +23,15 @@ from pathlib import Path
 import pandas as pd
 
 import cgd.train
-from cgd.core import launch, read_table, write_atomic
+from cgd.process import launch
+from cgd.core import read_table, write_atomic
 from cgd.data import load_problems
-from cgd.generate import find_model
+from cgd.models import find_model
 from cgd.teacher import critique, open_teacher, refine
-from cgd.train import TrainConfig, read_losses, train_env
-from cgd.views import Pairs, build, length_audit, lengths
+from cgd.recipe import TrainConfig
+from cgd.trainer import read_losses, train_env
+from cgd.views import Pairs, build
+from cgd.masks import length_audit, lengths
 
 BATCH = 16   # pairs an update, in every arm
 DRAFTS = Path(__file__).parent.parent/'nbs'/'recordings'/'drafts.jsonl'
@@ -59,7 +62,7 @@ def cgd_pairs(n: int) -> Pairs:
     "Pairs with the lengths of real ones"
     drafts, problems = read_table(DRAFTS), load_problems('train', n).rows
     traces = [dict(p, student='smollm2', sample=0, draft=drafts[i % len(drafts)]['text']) for i, p in enumerate(problems)]
-    with open_teacher('reference') as teacher: return build(refine(critique(traces, teacher), teacher), 'cgd')
+    with open_teacher('oracle') as teacher: return build(refine(critique(traces, teacher), teacher), 'cgd')
 
 
 def tiny_model(folder: Path) -> str:
@@ -176,7 +179,7 @@ def main():
     parser.add_argument('--repeats', type=int, default=3, help='turns')
     parser.add_argument('--steps', type=int, default=4, help=f'updates of {BATCH} pairs in each of the two passes')
     parser.add_argument('--device-rows', type=int, default=4, help='pairs in memory at once')
-    parser.add_argument('--method', default='lora', choices=('lora', 'full', 'qlora'))
+    parser.add_argument('--tuning', default='lora', choices=('lora', 'full', 'qlora'))
     parser.add_argument('--max-length', type=int, default=2048, help='tokens of a pair')
     parser.add_argument('--only', nargs='*', choices=tuple(ARMS), default=list(ARMS), help='these arms, and those they are compared with')
     parser.add_argument('--out', help='a CSV file for every single measurement')
@@ -198,14 +201,14 @@ def report(args, base: str):
     arms, pairs = chosen(args.only), cgd_pairs(BATCH * (2 if args.tiny else args.steps))
     counts = lengths(AutoTokenizer.from_pretrained(find_model(base)), pairs)
     total = sum(c['total'] for c in counts)
-    settings = TrainConfig(method=args.method, epochs=2, batch_size=BATCH, device_batch_size=args.device_rows, max_length=args.max_length,
+    settings = TrainConfig(tuning=args.tuning, epochs=2, batch_size=BATCH, device_batch_size=args.device_rows, max_length=args.max_length,
                            save_steps=10**6, warmup_share=0., lr=1e-4).model_dump(mode='json')
     print(f'{len(pairs)} pairs of cgd, {total} tokens; tokens by part:')
     print(pd.DataFrame(length_audit(counts, args.max_length)).to_string(index=False), flush=True)
     rows = measure(arms, pairs, total, settings, base, args.repeats)
     if args.out: write_atomic(args.out, pd.DataFrame([{k: v for k, v in r.items() if k != 'losses'} for r in rows]).to_csv(index=False, float_format='%.6g'))
     gpu = rows[0]['device'].startswith('cuda')
-    print(f'\n{args.method} on {rows[0]["device"]} in {rows[0]["dtype"]}, {BATCH} pairs an update, {args.device_rows} at a time\n{table(rows, arms)}\n')
+    print(f'\n{args.tuning} on {rows[0]["device"]} in {rows[0]["dtype"]}, {BATCH} pairs an update, {args.device_rows} at a time\n{table(rows, arms)}\n')
     for name in arms:
         if ARMS[name].base: print('\n'.join(speeds(rows, name, gpu)))
     print()

@@ -1,5 +1,5 @@
 """Redraw every file in figures/ from the CSVs in data/results/: same input, same bytes, whatever the machine's own settings.
-`scripts/figures.py [RESULTS [FIGURES]]`. Which table is drawn how stands in `cgd.figures.DRAWINGS`."""
+`scripts/figures.py [RESULTS [FIGURES]]`. Which table is drawn how stands in `cgd.figures.DRAWINGS`; scripts/pictures.py makes report.png and trace.png."""
 import io, sys
 from pathlib import Path
 
@@ -10,19 +10,21 @@ import yaml
 from matplotlib import pyplot as plt
 from cgd.core import CgdError, write_atomic
 from cgd.figures import DRAWINGS, draw_folder, plot_overview
-from cgd.pipeline import RunConfig, caption
+from cgd.plan import Plan, RunConfig
+from cgd.results import caption
 
 RESULTS, FIGURES = map(Path, [*sys.argv[1:], *['data/results', 'figures'][len(sys.argv) - 1:]])
 
 
 def about(folder: Path) -> str:
     "What a reader of these numbers has to know: of a run from its config.yaml, of a sweep from its sweep.yaml"
-    if (folder/'config.yaml').exists(): return caption(RunConfig.load(folder/'config.yaml'))
+    if (folder/'config.yaml').exists(): return caption(Plan(RunConfig.load(folder/'config.yaml')))
     if not (folder/'sweep.yaml').exists(): return ''
     sweep = yaml.safe_load((folder/'sweep.yaml').read_text())
-    run = RunConfig.make(sweep.get('run', {}))
+    plan = Plan(RunConfig.make(sweep.get('run', {})))
+    run = plan.cfg
     own = any('n_problems' in (arm.get(k) or {}) for arm in (sweep.get('arms') or {}).values() for k in ('set', 'grid'))   # an arm that has another number
-    teachers = ' and '.join('oracle teacher' if t == 'reference' else f'teacher {t}' for t in run.teacher)
+    teachers = ' and '.join('oracle teacher' if t.oracle else f'teacher {t.spec}' for t in plan.teachers)
     size = '' if own else f'{run.n_problems or "all"} '
     return f'{folder.name}: student {run.student}, {teachers}, trained on {size}problems of {run.problems}'
 
@@ -41,7 +43,7 @@ def main():
     drawn = [save('overview', plot_overview().figure)] + [save(*figure) for folder in folders for figure in draw_folder(folder, about(folder))]
     print(f'{len(drawn)} figures in {FIGURES}/')
     if absent := [file for file in DRAWINGS if not any((folder/file).exists() for folder in folders)]: print(f'not drawn, no such table in {RESULTS}/*/: {", ".join(absent)}')
-    if stale := [f.name for f in sorted(FIGURES.glob('*.png')) if f.stem not in drawn]: print(f'stale, no table draws them: {", ".join(stale)}')
+    if stale := [f.name for f in sorted(FIGURES.glob('*.png')) if f.stem not in [*drawn, 'report', 'trace']]: print(f'stale, no table draws them: {", ".join(stale)}')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
-"""Everything CI checks, in order: modules and README in sync with the notebooks, notebooks clean, notebooks pass, pytest passes.
+"""Everything CI checks, in order: modules and README in sync with the notebooks, notebooks clean and easy to read,
+notebooks pass, pytest passes.
 `--all` adds slow cells and long tests. Ends with `N passed, M failed` (each sync check, each notebook and each pytest test counts as one)."""
 import os, re, subprocess, sys
 from pathlib import Path
@@ -32,7 +33,8 @@ def unchanged_by(folder: str, *command: str) -> bool:
 def main() -> int:
     checks = {'modules in sync with notebooks': unchanged_by('cgd', 'nbdev_export'),
               'notebooks clean': unchanged_by('nbs', 'nbdev_clean'),
-              'README in sync with index': run('python', 'scripts/readme.py', '--check')[0] == 0}
+              'README in sync with index': run('python', 'scripts/readme.py', '--check')[0] == 0,
+              'notebooks easy to read': run('python', 'scripts/lint.py')[0] == 0}
     for name, passed in checks.items(): print(f'{"ok" if passed else "FAILED"}: {name}')
     notebooks = len([p for p in Path('nbs').rglob('*.ipynb') if not p.name.startswith('_') and '.ipynb_checkpoints' not in p.parts])
     code, out = run('nbdev_test', '--n_workers', str(WORKERS), *(['--flags', 'slow'] if ALL else []))

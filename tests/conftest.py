@@ -23,7 +23,7 @@ def random_llama(folder, context) -> str:
     "A two-layer Llama of random weights, with the embedded student's tokenizer and its chat template"
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-    from cgd.generate import find_model
+    from cgd.models import find_model
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(find_model('smollm2'))
     config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,

@@ -1,18 +1,22 @@
-"Analysis: operations against what torch counts, the card as `datasets` reads it, the ledger of a real store, and openings in words that the detector was not written with"
+"Analysis and costs: operations against what torch counts, the card as `datasets` reads it, the ledger of a real store, and openings in words that the detector was not written with"
 import json
 from pathlib import Path
 
 import pytest
 
-from cgd.analysis import (adapter_weights, attended, changed, confusion, critique_report, drift, forward_flops, imitation, label_answers, ledger, loss_spike, method_costs, named_wrong,
-                          opens_like_critique, oracle_sessions, quotes_draft, reasoning, rollout_flops, save_card, step_overlap, training_flops, weights_used)
+from cgd.analysis import (
+    changed, confusion, critique_report, drift, imitation, label_answers, loss_spike, named_wrong, opens_like_critique,
+    quotes_draft, reasoning, save_card, step_overlap)
 from cgd.core import CgdError, read_table, write_table
+from cgd.costs import (
+    _rollout_flops, adapter_weights, attended, forward_flops, ledger, method_costs, oracle_sessions, training_flops, weights_used)
 from cgd.data import load_problems
-from cgd.generate import SampleConfig, Store, open_engine, sessions
-from cgd.pipeline import read_records
+from cgd.store import SampleConfig, Store, sessions
+from cgd.engines import open_engine
+from cgd.results import read_records
 from cgd.rollouts import draft
 from cgd.teacher import open_teacher, teach
-from cgd.train import SHAPES, model_shape
+from cgd.models import SHAPES, model_shape
 
 ROOT = Path(__file__).parent.parent
 DRAFTS = ROOT/'nbs'/'recordings'/'drafts.jsonl'
@@ -20,11 +24,11 @@ DRAFTS = ROOT/'nbs'/'recordings'/'drafts.jsonl'
 
 @pytest.fixture(scope='module')
 def work(tmp_path_factory):
-    "Recorded drafts, reviewed by the reference teacher, and the sessions of the store that they were drafted with"
+    "Recorded drafts, reviewed by the oracle teacher, and the sessions of the store that they were drafted with"
     with open_engine(f'recorded:{DRAFTS}', live='vllm:smollm2') as student, Store(tmp_path_factory.mktemp('analysis')/'store.sqlite') as store:
         rows = draft(load_problems('train', limit=12).rows, student, store, SampleConfig())
         done = sessions(store)
-    with open_teacher('reference') as teacher: return teach(rows, teacher), done
+    with open_teacher('oracle') as teacher: return teach(rows, teacher), done
 
 
 # ---- operations ---------------------------------------------------------------------------------
@@ -66,7 +70,7 @@ def test_training_flops_are_those_that_torch_counts(tiny_model, method):
     if method == 'lora':
         model = get_peft_model(model, LoraConfig(r=rank, target_modules='all-linear'))
         assert sum(p.numel() for p in model.parameters() if p.requires_grad) == adapter_weights(shape, rank)
-    record = dict(tokens=n, pairs=1, device='cpu', config=dict(method=method, epochs=1, lora_r=rank))
+    record = dict(tokens=n, pairs=1, device='cpu', config=dict(tuning=method, epochs=1, lora_r=rank))
     ours = training_flops(record, shape)
     unmasked = 3*(forward_flops(shape, n, n*n) - forward_flops(shape, n, attended(1, n)))
     # the first block's input needs no gradient where the embedding is frozen: q, k, v and their adapters save it
@@ -84,8 +88,8 @@ def test_rollout_flops_are_those_that_torch_counts(tiny_model):
     model, ids = tiny(tiny_model), torch.arange(read)[None] + 10
     with FlopCounterMode(display=False) as counter, torch.no_grad(): out = model.generate(ids, attention_mask=torch.ones_like(ids), min_new_tokens=written, max_new_tokens=written, do_sample=False)
     assert out.shape[1] == read + written
-    record = dict(view='sdft', tokens=read + written + 90, teacher_tokens=90, pairs=1, device='cpu', config=dict(method='full', lora_r=4, beta=0.))
-    parts = rollout_flops(record, shape)
+    record = dict(view='sdft', tokens=read + written + 90, teacher_tokens=90, pairs=1, device='cpu', config=dict(tuning='full', lora_r=4, beta=0.))
+    parts = _rollout_flops(record, shape)
     fed = read + written - 1                                                    # the last token is written and not read
     pairs = read*read + sum(range(read + 1, fed + 1))                           # torch has no mask for the prompt
     head = 2*shape.vocab*shape.hidden*(read - 1)                                # the prompt's last token alone needs the head
@@ -97,7 +101,7 @@ def test_rollout_flops_are_those_that_torch_counts(tiny_model):
 
 def test_embedded_student_has_the_weights_it_is_said_to_have():
     import json
-    from cgd.generate import find_model
+    from cgd.models import find_model
     assert model_shape(find_model('smollm2')) == SHAPES['smollm2']
     assert json.loads(Path(find_model('smollm2'), 'config.json').read_text())['tie_word_embeddings'] and weights_used(SHAPES['smollm2']) == 134_479_872
 

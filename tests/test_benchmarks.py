@@ -13,10 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from cgd.benchmarks import BENCHMARKS, Items, confine, final_part, follow_many, follows, grade_items, ifeval_scores, load_benchmark, mc_scores, passes, registry, run_code, score_items, stated, to_item, to_program
+from cgd.benchmarks import (
+    _follow_many, _follows, _mc_scores, _passes, _to_program, BENCHMARKS, Items, grade_items, ifeval_scores,
+    load_benchmark, registry, run_code, score_items, to_item)
+from cgd.models import drop_thoughts
 from cgd.core import CgdError
 from cgd.evaluate import regrade_items
-from cgd.generate import Store, open_engine, sessions
+from cgd.store import Store, sessions
+from cgd.engines import open_engine
 
 ROWS = json.loads((Path(__file__).parent/'fixtures'/'hub_rows.json').read_text())
 FOLDER = os.environ.get('CGD_BENCH_DIR')
@@ -126,7 +130,7 @@ def test_thoughts_are_no_answer():
     gold = ask[0]['reference']
     texts = [f'<think>perhaps \\boxed{{0}}</think>\\boxed{{{gold}}}', f'<think>\\boxed{{{gold}}}', f'\\boxed{{{gold}}}', f'<think>\\boxed{{{gold}}}</think>It is 0 \\boxed{{0}}', '']
     assert [r['strict'] for r in grade_items(ask.benchmark, ask.rows*5, texts)] == ['right', 'no_answer', 'right', 'wrong', 'no_answer']
-    assert final_part('a</think>b</think> c') == ' c'
+    assert drop_thoughts('a</think>b</think> c') == ' c'
 
 
 @bench
@@ -208,7 +212,7 @@ def rule(*names, prompt='Made up.') -> dict:
 @pytest.mark.parametrize('name', REPLIES)
 def test_each_kind_of_instruction(checkers, name):
     _, good, bad = REPLIES[name]
-    assert [follows(rule(name), t)['followed_strict'] for t in good + bad] == [[True]]*len(good) + [[False]]*len(bad)
+    assert [_follows(rule(name), t)['followed_strict'] for t in good + bad] == [[True]]*len(good) + [[False]]*len(bad)
 
 
 @bench
@@ -218,12 +222,12 @@ def test_these_are_all_kinds_there_are(checkers):
 
 def test_loose_forgives_what_is_wrapped_around(checkers):
     cases = {'Sure, here:\nHello you.': ('wrong', 'right'), '*Hello you*': ('right', 'right'), 'Hello, you.': ('wrong', 'wrong'), ' ': ('no_answer', 'no_answer')}
-    assert {t: tuple(v for k, v in follows(rule('punctuation:no_comma'), t).items() if k.startswith('ifeval')) for t in cases} == cases
+    assert {t: tuple(v for k, v in _follows(rule('punctuation:no_comma'), t).items() if k.startswith('ifeval')) for t in cases} == cases
 
 
 def test_the_four_metrics(checkers):
     pair = rule('punctuation:no_comma', 'startend:quotation')
-    records = [follows(pair, t) for t in ('"Hi."', '"Hi, you."', 'Hi, you.', 'Sure, so:\n"Hi."')]
+    records = [_follows(pair, t) for t in ('"Hi."', '"Hi, you."', 'Hi, you.', 'Sure, so:\n"Hi."')]
     assert ifeval_scores(records) == dict(prompt_strict=1/4, instruction_strict=3/8, prompt_loose=2/4, instruction_loose=5/8)
 
 
@@ -263,7 +267,7 @@ def test_ifeval_is_the_same_in_every_process_and_order(checkers, tmp_path):
         return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
     first = grade_items(BENCHMARKS['ifeval'], items, texts)
     assert run('as they are') == run('reversed') == ifeval_scores(first)
-    assert [follows(row, text) for row, text in zip(items, texts)] == first
+    assert [_follows(row, text) for row, text in zip(items, texts)] == first
 
 
 @pytest.mark.parametrize('sign', '#!')
@@ -271,7 +275,7 @@ def test_the_sign_that_is_asked_for_is_counted(checkers, sign):
     kwargs = dict(letter=sign, let_frequency=3, let_relation='at least')
     item = dict(key=0, instruction_id_list=['keywords:letter_frequency'], kwargs=[kwargs])
     texts = f'{sign} a {sign} b {sign}', f'{sign} abc', string.ascii_lowercase*3
-    said = [follows(dict(problem_id='r', prompt='Made up.', item=item), text)['ifeval_strict'] for text in texts]
+    said = [_follows(dict(problem_id='r', prompt='Made up.', item=item), text)['ifeval_strict'] for text in texts]
     assert said == ['right', 'wrong', 'wrong']
 
 
@@ -283,18 +287,18 @@ def test_nothing_is_downloaded(checkers, monkeypatch):
     monkeypatch.setattr(socket, 'create_connection', refuse)
     for module in [m for m in sys.modules if m.startswith('lm_eval.tasks.ifeval')]: monkeypatch.delitem(sys.modules, module)
     instruction_checks.cache_clear()
-    assert follows(rule('length_constraints:number_sentences', 'change_case:capital_word_frequency'), 'WAIT, STOP.')['followed_strict'] == [True, True]
+    assert _follows(rule('length_constraints:number_sentences', 'change_case:capital_word_frequency'), 'WAIT, STOP.')['followed_strict'] == [True, True]
 
 
 def test_odd_replies_are_graded_too(checkers):
     everything = rule(*REPLIES)
     for text in ('[' * 3_000, '\ud800', '\x00', '*' * 1_000, '***\n' * 200, '。' * 999, '<<' * 200, '"', '🙂' * 50, '12 34'):
-        assert len(follows(everything, text)['followed_strict']) == 25
+        assert len(_follows(everything, text)['followed_strict']) == 25
 
 
 def test_a_reply_that_takes_for_ever_times_out(checkers, long):
     title, comma, wordy = rule('detectable_format:title'), rule('punctuation:no_comma'), 'word ' * 2_000
-    found = follow_many([title, comma, comma][:3 if long else 1], ['<<' * 200_000, wordy, wordy + ','][:3 if long else 1], timeout=2)
+    found = _follow_many([title, comma, comma][:3 if long else 1], ['<<' * 200_000, wordy, wordy + ','][:3 if long else 1], timeout=2)
     assert [r['ifeval_strict'] for r in found] == ['timeout', 'right', 'wrong'][:len(found)] and found[0]['followed_loose'] == [False]
 
 
@@ -324,7 +328,7 @@ def test_code_is_off_unless_allowed():
     'def double(x):\n    return 2 * x\nIt works because 2 * x is twice x.\n\nRegards'])
 def test_forms_of_a_reply(reply):
     row = to_item(ROWS['humaneval'][0], BENCHMARKS['humaneval'])
-    assert run_code(to_program(row, reply))['outcome'] == 'right'
+    assert run_code(_to_program(row, reply))['outcome'] == 'right'
 
 
 DOUBLE = 'def double(x):\n    return 2 * x\n'
@@ -386,7 +390,7 @@ WRONG = dict(
 
 def graded_as_code(reply:str) -> str:
     row = to_item(ROWS['humaneval'][0], BENCHMARKS['humaneval'])
-    return run_code(to_program(row, reply), seconds=2)['outcome']
+    return run_code(_to_program(row, reply), seconds=2)['outcome']
 
 
 @pytest.mark.parametrize('name', AROUND)
@@ -407,7 +411,7 @@ def test_replies_that_no_parser_bears():
     row = to_item(ROWS['humaneval'][0], BENCHMARKS['humaneval'])
     start = 'def double(x):\n    return '
     deep = [start + '-'*100_000 + 'x', start + '('*3000 + 'x' + ')'*3000, '\x00', 'x = 1\n'*20_000 + '(', BODY]
-    assert [g['code'] for g in passes([row]*5, deep, allow_code=True)] == ['wrong']*4 + ['right']
+    assert [g['code'] for g in _passes([row]*5, deep, allow_code=True)] == ['wrong']*4 + ['right']
 
 
 HOSTILE = {'x = [0] * 10**9': 'wrong', 'while True: pass': 'timeout', 'import time; time.sleep(60)': 'timeout', 'import os; os._exit(0)': 'wrong', 'import sys; sys.exit(0)': 'wrong',
@@ -527,8 +531,8 @@ def test_mc_scores_by_definition():
     import math
     item = dict(mc1={'a': 1, 'b': 0, 'c': 0}, mc2={'a': 1, 'b': 0, 'd': 1})
     p = dict(a=.1, b=.2, c=.05, d=.3)
-    assert mc_scores(item, {k: math.log(v) for k, v in p.items()}) == dict(mc1=0, mc2=pytest.approx(.4/.6))
-    assert mc_scores(item, dict(a=-1, b=-2, c=-3, d=-9**9)) == dict(mc1=1, mc2=pytest.approx(1/(1 + math.exp(-1))))
+    assert _mc_scores(item, {k: math.log(v) for k, v in p.items()}) == dict(mc1=0, mc2=pytest.approx(.4/.6))
+    assert _mc_scores(item, dict(a=-1, b=-2, c=-3, d=-9**9)) == dict(mc1=1, mc2=pytest.approx(1/(1 + math.exp(-1))))
 
 
 def test_scored_through_an_engine(tiny_model, tmp_path):

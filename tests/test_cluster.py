@@ -5,7 +5,6 @@ import socket
 import threading
 import time
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +12,11 @@ from cgd.cluster import ClusterConfig, open_cluster
 from cgd.core import CgdError
 from cgd.data import load_problems
 from cgd.evaluate import EvalConfig, evaluate
-from cgd.generate import EngineConfig, Request, Store, complete, contents, open_engine
-from cgd.pipeline import RunConfig, run
+from cgd.generate import EngineConfig, complete
+from cgd.store import Request, Store, contents
+from cgd.engines import open_engine
+from cgd.plan import RunConfig
+from cgd.pipeline import run
 
 pytestmark = pytest.mark.skipif(not find_spec('ray'), reason='Ray is an optional extra')
 OPTIONS = dict(dtype='float32', batch_size=8)

@@ -7,8 +7,10 @@ import yaml
 from cgd.benchmarks import BENCHMARKS
 from cgd.core import shipped
 from cgd.data import SETS
-from cgd.pipeline import RunConfig, check_names, split_benchmark
-from cgd.train import SHAPES, Shape, accumulation, expected_memory
+from cgd.plan import CHECKS, Plan, RunConfig
+from cgd.models import SHAPES, Shape
+from cgd.recipe import accumulation
+from cgd.fits import expected_memory
 
 FOLDER = shipped('configs')
 FILES = sorted(str(f.relative_to(FOLDER)) for f in FOLDER.rglob('*.yaml') if f.parent.name != 'studies')   # those are sweeps: test_sweep.py
@@ -22,19 +24,20 @@ def test_all_are_here(): assert len(PAPER) == 3 and len(GPU) == 3 and {'cpu.yaml
 @pytest.mark.parametrize('file', FILES)
 def test_runs_as_far_as_names_go(file):
     cfg = load(file)
-    check_names(cfg)
+    plan = Plan(cfg)
+    for check in CHECKS[:4]: check(plan)   # the others load sets, teachers or a tokenizer
     assert cfg.name == file.rpartition('/')[2].removesuffix('.yaml')
     device, times = accumulation(cfg.train)
     assert device*times == cfg.train.batch_size and device == cfg.train.device_batch_size
-    specs = [split_benchmark(spec)[0] for spec in (cfg.problems, *cfg.benchmarks, *([cfg.validation] if cfg.validation else []))]
-    for spec in specs: assert spec in SETS or spec in BENCHMARKS or re.fullmatch(r'hub:[\w.-]+/[\w.-]+(:\w*){0,2}(\[\d+:\d+\])?', spec)
-    assert all(t == 'reference' or re.fullmatch(r'vllm:[\w.-]+/[\w.-]+', t) for t in teachers(cfg))
+    sets = [plan.read_set(spec) for spec in filter(None, (cfg.problems, *cfg.benchmarks, cfg.validation))]
+    for spec in (s.source for s in sets): assert spec in SETS or spec in BENCHMARKS or re.fullmatch(r'hub:[\w.-]+/[\w.-]+(:\w*){0,2}(\[\d+:\d+\])?', spec)
+    assert all(t == 'oracle' or re.fullmatch(r'vllm:[\w.-]+/[\w.-]+', t) for t in teachers(cfg))
 
 PUBLISHED = {   # file -> student, teacher, tokens of an answer in the tests
     'paper/llama-3.1-8b.yaml': ('meta-llama/Llama-3.1-8B-Instruct', 'vllm:meta-llama/Llama-3.3-70B-Instruct', 8192),
     'paper/qwen2.5-math-7b.yaml': ('Qwen/Qwen2.5-Math-7B', 'vllm:simplescaling/s1.1-32B', 16384),
     'paper/s1.1-3b.yaml': ('simplescaling/s1.1-3B', 'vllm:simplescaling/s1.1-32B', 16384)}
-RECIPE = dict(method='full', batching='packed', batch_size=64, epochs=1, lr=1e-6, dtype='bfloat16')
+RECIPE = dict(tuning='full', batching='packed', batch_size=64, epochs=1, lr=1e-6, dtype='bfloat16')
 
 @pytest.mark.parametrize('file', PAPER)
 def test_paper_recipe(file):
@@ -78,3 +81,11 @@ def test_stated_memory(file):
     if file in CARDS: assert expected['total'] < CARDS[file]
     else: assert expected['total'] > 79 and 'more than it has' in comment
     assert weights + 1 < .95*CARDS.get(file, 79.)*cfg.teacher_engine.tensor_parallel_size
+
+
+def test_older_names_are_read():
+    "`train.method` and the teacher `reference` of configs made before are `train.tuning` and `oracle`"
+    old = RunConfig.make(dict(teacher='reference', train=dict(method='full'), rl=dict(method='full')))
+    assert (old.teacher, old.train.tuning, old.rl.tuning) == (('oracle',), 'full', 'full')
+    assert RunConfig.make(old.model_dump()) == old
+    assert RunConfig.load(shipped('data')/'results'/'cpu'/'config.yaml').teacher == ('oracle',)

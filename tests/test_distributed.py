@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 
 from cgd.core import CgdError
-from cgd.train import TrainConfig, check_devices, choose_parallel, devices, fit, merge, read_losses, train
+from cgd.recipe import TrainConfig, choose_parallel, devices
+from cgd.loading import _check_devices
+from cgd.train import fit, train
+from cgd.merge import merge_student
+from cgd.trainer import read_losses
 from test_train import sums, tiny_student
 
 CFG = TrainConfig(backend='trl', epochs=2, batch_size=4, device_batch_size=2, save_steps=2, lr=2e-2, dtype='float32')   # 8 steps, rows of like length together
@@ -87,7 +91,7 @@ def test_fsdp2_shards_and_saves_one_checkpoint(student, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM
     short = CFG.model_copy(update=dict(epochs=1, save_steps=1, parallel='fsdp2', device_batch_size=1, lr=2e-3))
-    jobs = [(sums(8), short.model_copy(update=dict(method=m)), student, tmp_path/m) for m in ('lora', 'full')]   # two steps each
+    jobs = [(sums(8), short.model_copy(update=dict(tuning=m)), student, tmp_path/m) for m in ('lora', 'full')]   # two steps each
     (tmp_path/'look.py').write_text(LOOK); (tmp_path/'job').write_bytes(pickle.dumps(jobs))
     done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--local-addr', 'localhost', '--nproc-per-node', '2', tmp_path/'look.py', tmp_path/'job'], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -102,7 +106,7 @@ def test_fsdp2_shards_and_saves_one_checkpoint(student, tmp_path):
         agree(read_losses(out), read_losses(tmp_path/f'one-{cfg.method}'))
     same_weights(tmp_path/'full', tmp_path/'one-full', 'model.safetensors')
     same_weights(tmp_path/'lora', tmp_path/'one-lora')
-    models = [AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32) for f in (tmp_path/'full', merge(student, tmp_path/'lora', tmp_path/'merged'))]
+    models = [AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32) for f in (tmp_path/'full', merge_student(student, tmp_path/'lora', tmp_path/'merged'))]
     assert all(type(m).__name__ == 'LlamaForCausalLM' and m.config.architectures == ['LlamaForCausalLM'] for m in models)
     assert len({f.name for f in (tmp_path/'full').glob('*.safetensors')}) == 1
 
@@ -123,4 +127,4 @@ def test_settings_of_a_launcher(monkeypatch, student, tmp_path):
     assert choose_parallel(TrainConfig()) == 'fsdp2'
     with pytest.raises(CgdError, match='accelerate was told to use FSDP;'): choose_parallel(TrainConfig(parallel='ddp'))
     monkeypatch.setenv('FSDP_VERSION', '1')
-    with pytest.raises(CgdError, match='fsdp_version: 2'): check_devices(TrainConfig())
+    with pytest.raises(CgdError, match='fsdp_version: 2'): _check_devices(TrainConfig())

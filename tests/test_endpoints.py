@@ -12,16 +12,18 @@ import time
 import pytest
 from test_faults import Handler, ask, serve   # noqa: F401  (a fixture)
 
-from cgd import generate
-from cgd.analysis import ledger
+from cgd import endpoint
+from cgd.costs import ledger
 from cgd.core import CgdError
-from cgd.evaluate import EvalConfig, evaluate, summarise, within_budget
-from cgd.generate import Request, SampleConfig, Store, complete, contents, open_engine, sessions
-from cgd.pipeline import fitting
+from cgd.evaluate import EvalConfig, evaluate, summarise
+from cgd.stats import within_budget
+from cgd.store import Request, SampleConfig, Store, contents, sessions
+from cgd.generate import complete
+from cgd.engines import open_engine
+from cgd.pipeline import drop_unreadable
 from cgd.rollouts import draft, draft_summary
-from cgd.scale import draft_parts
 from cgd.teacher import LMTeacher, TeacherConfig, critique, refine, teach
-from cgd.train import Shape
+from cgd.models import Shape
 from cgd.views import build
 
 USAGE = dict(prompt_tokens=5, completion_tokens=2, total_tokens=7)
@@ -56,7 +58,7 @@ def quick(monkeypatch) -> list:
     async def short(seconds, *rest):
         if seconds > .05: waits.append(seconds)
         await sleep(min(seconds, .02))
-    monkeypatch.setattr(generate.asyncio, 'sleep', short)
+    monkeypatch.setattr(endpoint.asyncio, 'sleep', short)
     return waits
 
 
@@ -565,7 +567,7 @@ def test_stages_leave_refused_rows_out(script, tmp_path, capsys):
     with open_engine(f'openai:good@{url}') as engine, Store(tmp_path/'s.sqlite') as store:
         drafts, teacher = draft(problems, engine, store, SampleConfig()), LMTeacher(engine, TeacherConfig())
         assert [d['draft_finish'] for d in drafts] == ['stop', 'refused', 'stop', 'stop']
-        assert [d['problem_id'] for d in fitting(drafts)] == ['p0', 'p2', 'p3']
+        assert [d['problem_id'] for d in drop_unreadable(drafts)] == ['p0', 'p2', 'p3']
         stage[0], before = 'critique', len(server.seen)
         critiques = critique(drafts, teacher, store)
         assert [c['critique_finish'] for c in critiques] == ['stop', 'no draft', 'stop', 'stop']
@@ -579,7 +581,7 @@ def test_stages_leave_refused_rows_out(script, tmp_path, capsys):
     assert [r['finish_reason'] for r in records] == ['stop', 'refused', 'stop', 'stop']
     assert records[1]['strict'] != 'right' and summarise(records)['flexible'] == .75
     assert '1 of 4 answers were refused and are not right' in capsys.readouterr().err
-    with pytest.raises(CgdError, match='refused every prompt'): fitting(drafts[1:2])
+    with pytest.raises(CgdError, match='refused every prompt'): drop_unreadable(drafts[1:2])
 
 
 def test_refused_teaching_is_named_and_dropped_by_every_view(script, tmp_path, capsys):
@@ -593,12 +595,12 @@ def test_refused_teaching_is_named_and_dropped_by_every_view(script, tmp_path, c
     for view in ('cgd', 'cft', 'dsft_refined'): assert len(build(traces, view)) == 2
 
 
-def test_parts_with_refused_rows_are_made_again(script, tmp_path):
+def test_refused_rows_are_asked_again_and_others_not(script, tmp_path):
     server, url = script(lambda q, n, sent: REFUSALS['filter'] if q == 'question 1' else (200, good('4')))
     problems = [dict(problem_id=f'p{i}', prompt=f'question {i}', reference='4') for i in range(4)]
     for times in (1, 2):
         with open_engine(f'openai:good@{url}') as engine, Store(tmp_path/'s.sqlite') as store:
-            draft_parts([problems[:2], problems[2:]], engine, store, SampleConfig(), tmp_path/'drafts')
+            draft(problems, engine, store, SampleConfig())
         assert asked(server) == {f'question {i}': times if i == 1 else 1 for i in range(4)}
 
 

@@ -5,7 +5,10 @@ from importlib.util import find_spec
 import pytest
 
 from cgd.core import CgdError
-from cgd.generate import Request, Store, complete, fingerprint, open_engine
+from cgd.store import Request, Store
+from cgd.generate import complete
+from cgd.models import fingerprint
+from cgd.engines import open_engine
 
 CONTEXT = 256   # of the tiny model
 

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from cgd.core import CgdError, read_table, write_table
-from cgd.data import contamination, decontaminate, load_problems
-from cgd.evaluate import (READINGS, EvalConfig, changed_outcomes, compare, crossed, detectable, grade_records, holm, maj_at_k, mcnemar, mcnemar_power, paired_bootstrap,
-                          pass_at_k, regrade, resampled, self_refine, summarise, vote, wilson)
-from cgd.generate import Store, open_engine, sessions
+from cgd.contamination import find_contamination, decontaminate
+from cgd.data import load_problems
+from cgd.evaluate import EvalConfig, changed_outcomes, grade_records, self_refine, summarise
+from cgd.store import Store, sessions
+from cgd.engines import open_engine
 from cgd.grade import Grade
+from cgd.stats import (
+    _mcnemar, _power, _vote, compare, crossed, detectable, holm, maj_at_k, pass_at_k, resampled, wilson)
 
 
 def records(hits, **more) -> list[dict]:
@@ -32,7 +35,7 @@ def test_pass_at_k_equals_brute_force(hits, k):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(['1', '1.0', '2', 'x+1', 'x + 1', None]), min_size=1, max_size=9))
 def test_a_vote_goes_to_the_most_frequent_answer_and_a_tie_to_the_first(answers):
-    won = vote([dict(strict_answer=a, at=i) for i, a in enumerate(answers)])['at']
+    won = _vote([dict(strict_answer=a, at=i) for i, a in enumerate(answers)])['at']
     same = {'1': '1', '1.0': '1', '2': '2', 'x+1': 'x+1', 'x + 1': 'x+1', None: None}
     ballots = [same[a] for a in answers]
     given_ = [b for b in ballots if b is not None]
@@ -99,18 +102,18 @@ def test_two_models_are_told_apart_at_the_stated_power(n, p, alike):
         fate = rng.choice(4, n, p=[both, (apart + gain)/2, (apart - gain)/2, 1 - both - apart])
         a, b = records(fate < 2), records((fate == 0) | (fate == 2))
         seen.append(compare(a, b)['p'] < .05)
-        if n == 40 or len(boot) < 10: boot.append(paired_bootstrap(a, b)['p'] < .05)
+        if n == 40 or len(boot) < 10: boot.append(compare(a, b, resample=True)['p'] < .05)
     assert abs(mean(seen) - .8) < .08
     assert mean(boot) > .6                        # the bootstrap is no weaker
-    assert mcnemar_power(n, p, p, alike) <= .05
+    assert _power(n, p, p, alike) <= .05
 
 
 def test_mcnemar_power_equals_the_sum_over_all_outcomes():
     from math import comb
     n, p, q = 12, .3, .8
     w, l = q*(1 - p), p*(1 - q)
-    exact = sum(comb(n, i) * comb(n - i, j) * w**i * l**j * (1 - w - l)**(n - i - j) for i in range(n + 1) for j in range(n + 1 - i) if mcnemar(i, j) < .05)
-    assert mcnemar_power(n, p, q) == pytest.approx(exact)
+    exact = sum(comb(n, i) * comb(n - i, j) * w**i * l**j * (1 - w - l)**(n - i - j) for i in range(n + 1) for j in range(n + 1 - i) if _mcnemar(i, j) < .05)
+    assert _power(n, p, q) == pytest.approx(exact)
 
 
 @settings(max_examples=100, deadline=None)
@@ -128,7 +131,7 @@ def stored(tmp_path_factory) -> list[dict]:
     "Answers of the embedded student, as they come back from a file"
     problems = load_problems('test', limit=12).rows
     folder = tmp_path_factory.mktemp('records')
-    with open_engine('recorded:nbs/recordings/21_evaluate.jsonl') as engine, Store(folder/'store.sqlite') as store:
+    with open_engine('recorded:nbs/recordings/35_evaluate.jsonl') as engine, Store(folder/'store.sqlite') as store:
         tables = self_refine(engine, problems, EvalConfig(), store, rounds=1)
         first = sum(s['requests'] for s in sessions(store))
         longer = self_refine(engine, problems, EvalConfig(), store, rounds=2)
@@ -139,8 +142,8 @@ def stored(tmp_path_factory) -> list[dict]:
 
 def test_the_same_text_graded_twenty_times_gives_the_same(stored):
     hard = [dict(id='h', completion=r'\boxed{\frac{\sqrt{2}}{2}}', reference=r'2^{-1/2}', sample=0)]
-    first = regrade(stored + hard, READINGS)
-    for _ in range(19): assert regrade(stored, READINGS) == first[:-1]
+    first = grade_records(stored + hard)
+    for _ in range(19): assert grade_records(stored) == first[:-1]
     assert first[:-1] == stored and first[-1]['strict'] == 'right' and changed_outcomes(stored, first[:-1]) == []
 
 
@@ -150,9 +153,9 @@ def test_regrading_needs_nothing_but_text_and_keeps_no_old_outcome(stored):
     bare = [{k: r[k] for k in ('id', 'sample', 'completion', 'reference')} for r in stored]
     assert [r['flexible'] for r in grade_records(bare)] == [r['flexible'] for r in stored]
     even = {'even': lambda rows: [Grade('right' if len(r['completion']) % 2 == 0 else 'wrong', None) for r in rows]}
-    assert [r['even'] == 'right' for r in regrade(bare, even)] == [len(r['completion']) % 2 == 0 for r in bare]
-    assert summarise([r | dict(completion_tokens=1, finish_reason='stop') for r in regrade(bare, even)], ('even',))['n'] == len(bare)
-    with pytest.raises(ValueError): regrade(bare, {'lazy': lambda rows: []})
+    assert [r['even'] == 'right' for r in grade_records(bare, even)] == [len(r['completion']) % 2 == 0 for r in bare]
+    assert summarise([r | dict(completion_tokens=1, finish_reason='stop') for r in grade_records(bare, even)], ('even',))['n'] == len(bare)
+    with pytest.raises(ValueError): grade_records(bare, {'lazy': lambda rows: []})
 
 
 def paragraphs(n, seed, words=40) -> list[str]:
@@ -174,7 +177,7 @@ def test_planted_contamination_is_found_and_nothing_else():
         for i in rng.sample(range(400), 20):
             rows.append(dict(problem_id=f'{kind}{i}', **make(held_out[i])))
             expected[f'{kind}{i}', f't{i}'] = kind
-    found = {(h['row'], h['test']): h['kind'] for h in contamination(rows, ('prompt', 'draft', 'critique'), tests)}
+    found = {(h['row'], h['test']): h['kind'] for h in find_contamination(rows, ('prompt', 'draft', 'critique'), tests)}
     assert found == expected
     kept, report = decontaminate(rows, tests)
     assert {r['problem_id'] for r in kept} == {r['problem_id'] for r in rows} - {row for (row, _), kind in expected.items() if kind != 'numbers'}
@@ -184,5 +187,5 @@ def test_planted_contamination_is_found_and_nothing_else():
 def test_ten_thousand_texts_against_as_many_tests_take_seconds(long):
     n = 10_000 if long else 2000
     start = time.process_time()
-    assert contamination([dict(problem_id=str(i), prompt=t) for i, t in enumerate(paragraphs(n, 4))], ('prompt',), [dict(problem_id=str(i), prompt=t) for i, t in enumerate(paragraphs(n, 5))]) == []
+    assert find_contamination([dict(problem_id=str(i), prompt=t) for i, t in enumerate(paragraphs(n, 4))], ('prompt',), [dict(problem_id=str(i), prompt=t) for i, t in enumerate(paragraphs(n, 5))]) == []
     assert time.process_time() - start < 60

@@ -8,7 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from cgd.core import CgdError
-from cgd.generate import Request, Store, complete, open_engine, sessions
+from cgd.store import Request, Store, sessions
+from cgd.generate import complete
+from cgd.engines import open_engine
 
 FAULTS = 'ok', '429', '500', 'half a body', 'not json', 'json of another shape', 'no finish_reason', 'slow', 'dropped'
 

@@ -13,7 +13,10 @@ from matplotlib import pyplot as plt
 from matplotlib.text import Text
 
 from cgd.core import CgdError
-from cgd.figures import DRAWINGS, METHODS, draw_folder, method_color, method_label, method_mark
+from cgd.figures import DRAWINGS, draw_folder, method_color, method_label, method_mark
+from cgd.methods import METHODS
+
+NAMES = ['base', *METHODS, 'cgd+dsft_refined', 'cgd-to-dsft_refined', 'cgd-then-grpo']   # and what is joined
 
 REPO = Path(__file__).parent.parent
 BENCHMARKS, GRADERS = (('test', 300), ('shifted', 200)), ('boxed', 'flexible')
@@ -158,13 +161,13 @@ def rows_by_color(ax):
 def test_a_method_has_its_colour_everywhere(figures):
     for name in ('study', 'study-methods', 'study-drift', 'study-reasoning'):
         for row, found in rows_by_color(figures[name].axes[0]).items():
-            method = max((m for m in METHODS if row.startswith(method_label(m))), key=lambda m: len(method_label(m)))
+            method = max((m for m in NAMES if row.startswith(method_label(m))), key=lambda m: len(method_label(m)))
             assert found == {method_color(method)}, (name, row)
     for row, found in rows_by_color(figures['study-contrasts'].axes[0]).items(): assert found == {method_color(row.split()[0])}, row
     for name in ('study-scores', 'study-curves-n_problems', 'study-uncertainty'):
         legend = figures[name].legends[0]
         for mark, text in zip(legend.legend_handles, legend.get_texts()):
-            method = next(m for m in METHODS if text.get_text().startswith(method_label(m)) and mark.get_color() == method_color(m))
+            method = next(m for m in NAMES if text.get_text().startswith(method_label(m)) and mark.get_color() == method_color(m))
             assert mark.get_marker() == method_mark(method)
     assert {line.get_color() for line in figures['study-losses'].axes[0].lines} == {method_color(m) for m in TRAINED}
 
@@ -214,13 +217,13 @@ def test_main_methods_stay_apart(eyes):
         return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
     for a, b in combinations(MAIN, 2): assert np.linalg.norm(lab(method_color(a)) - lab(method_color(b))) > 12, (a, b)
 
-def test_marks_tell_all_methods_apart_in_grey(): assert len({method_mark(m) for m in METHODS}) == len(METHODS)
+def test_marks_tell_all_methods_apart_in_grey(): assert len({method_mark(m) for m in NAMES}) == len(NAMES)
 
 def test_committed_figures_are_those_of_the_tables():
     drawn = set()
     for folder in (f for f in (REPO/'data/results').iterdir() if f.is_dir()):
         for name, figure in draw_folder(folder): drawn.add(f'{name}.png'); plt.close(figure)
-    assert {f.name for f in (REPO/'figures').glob('*.png')} == drawn | {'overview.png'}, 'run `make figures` and commit figures/'
+    assert {f.name for f in (REPO/'figures').glob('*.png')} == drawn | {'overview.png', 'report.png', 'trace.png'}, 'run `make figures` and commit figures/'
 
 
 def test_a_table_in_which_nothing_could_be_measured_has_no_figure(tmp_path):

@@ -10,14 +10,16 @@ from types import SimpleNamespace
 from hypothesis import given, settings, strategies as st
 import pytest
 
-from cgd.grade import GRADERS, find_answer, grade, grade_many, last_boxed, last_number, one_spelling, read_answer, to_number
-from cgd.pipeline import RunConfig
+from cgd.answers import find_answer, last_boxed, last_number, to_number
+from cgd.grade import GRADERS, grade, grade_many
+from cgd.reading import one_spelling, read_answer
+from cgd.plan import RunConfig
 from cgd.rollouts import draft
 from cgd.teacher import direct, refine
 
 HERE = Path(__file__).parent
 # The second and third were written and committed before strict had seen any of their pairs, and scored once (24 Nov 2026; no label was changed): strict
-# agreed with 141 of 141 and with 108 of 113, together 98.0%. The five were right answers it could not read (see 05_grade); it was mended afterwards, so
+# agreed with 141 of 141 and with 108 of 113, together 98.0%. The five were right answers it could not read (see 10_grade); it was mended afterwards, so
 # what is tested here is no first score any more. Whoever labelled them also wrote the grader: both share their conventions about units and percent signs.
 CORPORA = 'grade_corpus.jsonl', 'grade_corpus_blind.jsonl', 'grade_corpus_blind2.jsonl'
 FOLDER = os.environ.get('CGD_BENCH_DIR')

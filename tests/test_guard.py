@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cgd.core import CgdError
-from cgd.grade import grade, grade_many, run_guarded
+from cgd.grade import grade, grade_many
+from cgd.guard import run_guarded
 
 ALGEBRA, TOWER = (r'2\sqrt{3}', r'\boxed{\sqrt{12}}'), ('5', r'\boxed{9^{9^{9^{9}}}}')
 SCRIPT = f'''
@@ -86,7 +87,7 @@ def test_time_is_bounded_whatever_is_sent():
 
 
 def test_workers_end_with_their_process():
-    code = ("import os; from cgd.grade import run_guarded\n"
+    code = ("import os; from cgd.guard import run_guarded\n"
             "print(run_guarded('os:getpid', [()])[0][0], flush=True); os.kill(os.getpid(), 9)")
     pid = int(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60).stdout)
     for _ in range(100):
@@ -96,7 +97,7 @@ def test_workers_end_with_their_process():
 
 
 def test_a_worker_that_cannot_start_says_so(monkeypatch):
-    monkeypatch.setattr('cgd.grade._IDLE', [])
+    monkeypatch.setattr('cgd.guard._IDLE', [])
     monkeypatch.setattr(sys, 'path', [])
     with pytest.raises(CgdError, match='its worker process does not start'): grade(*ALGEBRA)
 

@@ -12,7 +12,9 @@ import time
 import pytest
 
 from cgd.core import CgdError, hold_folder, read_table, write_table
-from cgd.generate import Completion, Request, Store, add_completion, begin_session, complete, open_engine, salvage
+from cgd.store import Completion, Request, Store, add_completion, begin_session, _salvage
+from cgd.generate import complete
+from cgd.engines import open_engine
 
 # fresh processes that have the slow imports behind them: a kill needs a real process, not twenty seconds of start-up
 CONTEXT = multiprocessing.get_context('forkserver')
@@ -166,7 +168,7 @@ def test_a_second_damage_overwrites_nothing(filled):
     whole = path.read_bytes()
     for bad in (b'first', b'second'):
         path.write_bytes(bad + whole[6:])
-        assert salvage(path)[1:] == (0, None)
+        assert _salvage(path)[1:] == (0, None)
     assert [f.name for f in sorted(path.parent.glob('*.damaged*'))] == ['store.sqlite.damaged', 'store.sqlite.damaged1']
     assert path.with_name('store.sqlite.damaged1').read_bytes().startswith(b'second')
 

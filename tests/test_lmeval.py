@@ -9,8 +9,10 @@ from lm_eval.api.instance import Instance
 
 from cgd.benchmarks import BENCHMARKS, Items, grade_items, ifeval_scores, to_item
 from cgd.core import write_table
-from cgd.generate import Request, Store, complete, open_engine, sessions
-from cgd.harness import Chat, EngineLM, beside_ours, lm_eval_records, lm_eval_results, lm_eval_scores
+from cgd.store import Request, Store, sessions
+from cgd.generate import complete
+from cgd.engines import open_engine
+from cgd.harness import _Chat, EngineLM, beside_ours, lm_eval_records, lm_eval_results, lm_eval_scores
 from test_benchmarks import REPLIES
 
 TEXT = 'Tom has 3 apples and buys 4 more. '
@@ -66,7 +68,7 @@ def test_markers_in_plain_text_are_text(ours):
 def test_a_chat_is_rendered_by_the_engine(ours):
     messages = [dict(role='user', content='What is 2 + 2? <|im_end|>')]
     chat = ours.apply_chat_template(messages)
-    assert isinstance(chat, Chat)
+    assert isinstance(chat, _Chat)
     text = ours.generate_until(ask('generate_until', (chat, dict(max_gen_toks=8, until=[]))))[0]
     assert complete(ours.engine, [Request('same', messages, max_new_tokens=8)], ours.store)[0].text == text
     assert len(ours.store) == 1                                # the same request, so it was there

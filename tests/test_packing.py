@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 
 from cgd.core import CgdError
-from cgd.train import TrainConfig, crosstalk, fit, last_good, read_losses
-from cgd.views import Pairs, encode, make_pair
+from cgd.recipe import TrainConfig
+from cgd.train import fit
+from cgd.trainer import read_losses
+from cgd.views import Pairs, make_pair
+from cgd.masks import encode
 from test_train import sums, tiny_student
 
 CFG = TrainConfig(backend='trl', epochs=2, batch_size=4, device_batch_size=2, order='given', lr=2e-2, dtype='float32')

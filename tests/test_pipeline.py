@@ -1,27 +1,31 @@
 "A run with what the notebook's does not have: several teachers, and adapters that stay adapters"
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from cgd.core import CgdError, read_table
 from cgd.evaluate import EvalConfig
-from cgd.generate import SampleConfig, Store, sessions
-from cgd.pipeline import RunConfig, run
+from cgd.store import SampleConfig, Store, sessions
+from cgd.methods import METHODS
+from cgd.pipeline import run
+from cgd.plan import RunConfig
 from cgd.teacher import TeacherConfig
-from cgd.train import TrainConfig
+from cgd.recipe import TrainConfig
 
 
 @pytest.fixture(scope='module')
 def cfg(tiny_student, tmp_path_factory) -> RunConfig:
     return RunConfig(name='two', folder=str(tmp_path_factory.mktemp('runs')), student=tiny_student, student_engine='hf', adapters='serve',
-                     teacher=('reference', f'hf:{tiny_student}'), teach=TeacherConfig(detail='exact', max_new_tokens=8), n_problems=12,
+                     teacher=('oracle', f'hf:{tiny_student}'), teach=TeacherConfig(detail='exact', max_new_tokens=8), n_problems=12,
                      methods=('cgd', 'dsft_refined'), benchmarks=('test:3',), draft=SampleConfig(n=2, temperature=1., max_new_tokens=8), drop_solved=True,
                      validation='val:4', views=dict(keep_truncated=True), eval=EvalConfig(max_new_tokens=8), train=TrainConfig(backend='trl', epochs=1, batch_size=8, device_batch_size=8))
 
@@ -58,6 +62,14 @@ def test_without_methods_the_student_is_only_evaluated(cfg):
     assert 'as it is' in said and 'difference' not in said
     with Store(bare.path('store.sqlite')) as store: assert {s['stage'] for s in sessions(store)} == {'evaluate'}
     with pytest.raises(CgdError, match='draft needs some'): run(bare, 'draft')
+
+
+@pytest.mark.parametrize('module', ['results', 'pipeline', 'sweep'])
+def test_what_a_config_says_is_read_by_the_plan_alone(module):
+    "No stage takes a spec apart or loads a set, and none knows a method by its name"
+    source = (Path(__file__).parent.parent/'cgd'/f'{module}.py').read_text()
+    assert not re.findall(r"load_problems|load_benchmark|read_training\(|partition\('[:@]'\)|cfg\.(?:benchmarks|teacher|lm_eval)\b", source)
+    assert not re.findall(rf"'(?:{'|'.join(METHODS)})'", source)
 
 
 def committed(path) -> list[tuple]:

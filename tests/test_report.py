@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cgd.core import read_table
-from cgd.pipeline import read_records
+from cgd.results import read_records
 from cgd.report import FILTERS, asset, examples, filter_counts, filters_met, render_report, unpack
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')

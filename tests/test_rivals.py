@@ -7,13 +7,19 @@ import pytest
 import cgd.pipeline
 import cgd.rivals
 import cgd.train
-from cgd.analysis import training_flops
-from cgd.core import CgdError, call_by_name
+from cgd.costs import training_flops
+from cgd.core import CgdError
+from cgd.process import call_by_name
 from cgd.evaluate import EvalConfig
-from cgd.generate import SampleConfig, Store, fingerprint, sessions
-from cgd.pipeline import RunConfig, run
+from cgd.store import SampleConfig, Store, sessions
+from cgd.models import fingerprint, model_shape
+from cgd.plan import RunConfig
+from cgd.pipeline import run
 from cgd.rivals import RLConfig, fit_rival
-from cgd.train import TrainConfig, fit, merge, model_shape, read_losses
+from cgd.recipe import TrainConfig
+from cgd.train import fit
+from cgd.merge import merge_student
+from cgd.trainer import read_losses
 from cgd.views import Pairs, make_pair
 from test_train import tiny_student
 
@@ -30,7 +36,7 @@ def tuned(student, tmp_path_factory):
     "First stage: a student that CGD has taught to answer 2 or 3, whatever the question"
     pairs = Pairs('cgd', [make_pair('cgd', dict(problem=t['prompt'], draft=t['draft'], critique=t['critique']), rf'\boxed{{{n}}}', f'{t["problem_id"]}-{n}') for t in TRACES for n in (2, 3)])
     folder = tmp_path_factory.mktemp('first')/'cgd'
-    fit(pairs, TrainConfig(backend='trl', method='full', lr=5e-3, epochs=40, batch_size=6, device_batch_size=6, dtype='float32', save_steps=1000, schedule='constant'), student, folder)
+    fit(pairs, TrainConfig(backend='trl', tuning='full', lr=5e-3, epochs=40, batch_size=6, device_batch_size=6, dtype='float32', save_steps=1000, schedule='constant'), student, folder)
     return folder
 
 
@@ -47,7 +53,7 @@ def graded(monkeypatch):
 
 
 def test_cgd_then_grpo_is_paid_by_the_grader(student, tuned, graded, tmp_path):
-    whole = merge(student, tuned, tmp_path/'merged')
+    whole = merge_student(student, tuned, tmp_path/'merged')
     assert whole == str(tuned)   # all weights were trained, so there is nothing to merge
     record = fit_rival('grpo', TRACES, CFG.model_copy(update=dict(steps=3)), whole, tmp_path/'grpo')
     assert record['steps'] == 3 == len(graded) and record['pairs'] == 12 and record['problems'] == 3
@@ -82,7 +88,7 @@ def test_grpo_moves_towards_what_is_paid(tuned, tmp_path):
     "Half of what it says is right at first"
     from safetensors.torch import load_file
     paid = [t | dict(reference='2') for t in TRACES]
-    cfg = CFG.model_copy(update=dict(method='full', steps=10, n=8, device_batch_size=16, max_new_tokens=8, lr=2e-3, save_steps=100))
+    cfg = CFG.model_copy(update=dict(tuning='full', steps=10, n=8, device_batch_size=16, max_new_tokens=8, lr=2e-3, save_steps=100))
     rewards = fit_rival('grpo', paid, cfg, str(tuned), tmp_path/'out')['rewards']
     assert all(.1 < r < .9 for r in rewards[:4]) and sum(rewards[-4:])/4 > sum(rewards[:4])/4 + .15
     before, after = (load_file(folder/'model.safetensors') for folder in (tuned, tmp_path/'out'))
@@ -93,7 +99,7 @@ def test_grpo_moves_towards_what_is_paid(tuned, tmp_path):
 def test_operations_are_those_that_torch_counts(name, student, tmp_path):
     "All weights, one prompt, completions of one length: no padding. The formula takes the head for prompts, too, which trainer and generator do not"
     from torch.utils.flop_counter import FlopCounterMode
-    cfg = CFG.model_copy(update=dict(steps=1, prompts=1, n=4, device_batch_size=4, method='full', lr=1e-4))
+    cfg = CFG.model_copy(update=dict(steps=1, prompts=1, n=4, device_batch_size=4, tuning='full', lr=1e-4))
     with FlopCounterMode(display=False) as counter: record = fit_rival(name, TRACES[:1], cfg, student, tmp_path/'out')
     assert record['target_tokens'] == 4*12   # random weights end no text
     shape, read = model_shape(student), record['tokens'] - record['teacher_tokens'] - record['target_tokens']

@@ -9,7 +9,9 @@ from importlib.util import find_spec
 import pytest
 
 from cgd.core import CgdError, write_table
-from cgd.generate import Request, ScoreRequest, Store, Unsupported, complete, open_engine, request_key, score, sessions
+from cgd.store import Request, ScoreRequest, Store, request_key, sessions
+from cgd.generate import Unsupported, complete, score
+from cgd.engines import open_engine
 from test_kill import CONTEXT, count, kill_after, table
 
 OPTIONS = dict(dtype='float32', max_model_len=128)
@@ -91,7 +93,7 @@ def test_each_part_of_a_request_counts_and_a_hit_asks_nothing(engine, store, tin
 
 
 def test_token_ids_are_taken_as_they_are(engine, store):
-    from cgd.generate import chat_ids
+    from cgd.models import chat_ids
     text = score(engine, [ScoreRequest('t', ASK, 'It is 5.')], store)[0]
     ids = score(engine, [ScoreRequest('t', chat_ids(engine.tokenizer, ASK), text.tokens)], store)[0]
     assert ids.tokens == text.tokens and ids.logprobs == pytest.approx(text.logprobs, abs=1e-5) and ids.key != text.key

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cgd.core import read_table
+from cgd.core import CgdError, read_table
+from cgd.data import load_problems
+from cgd.plan import RunConfig
 
 ROOT = Path(__file__).parent.parent
-SHELL = sorted([*(ROOT/'scripts').glob('*.sh'), *(ROOT/'scripts'/'slurm').iterdir()])
+SHELL = sorted(f for folder in ('scripts', 'scripts/slurm') for f in (ROOT/folder).iterdir() if f.suffix in ('.sh', '.sbatch'))
 
 
 def run(*command, fails=False, **env) -> str:
@@ -43,6 +45,31 @@ def test_slurm_dry_run_says_what_waits_for_what():
     assert 'no such config' in run('scripts/slurm/submit.sh', '--dry-run', 'nowhere.yaml', 'demo', 2, fails=True)
 
 
+@pytest.fixture
+def jobs(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT/'scripts'/'slurm'))
+    import jobs
+    return jobs
+
+
+def test_problems_are_dealt_each_once_with_all_their_columns(jobs, tmp_path):
+    RunConfig(problems='val', n_problems=5, validation='test:2').save(tmp_path/'seven.yaml')
+    shares = [read_table(file) for file in jobs.split_problems(tmp_path/'seven.yaml', 3, tmp_path/'shares')]
+    assert [len(share) for share in shares] == [3, 2, 2]   # the validation set among them
+    def by_id(rows): return sorted(rows, key=lambda r: r['problem_id'])
+    assert by_id(r for share in shares for r in share) == by_id(load_problems('val', 5).rows + load_problems('test', 2).rows)
+    with pytest.raises(CgdError, match='ask for fewer'): jobs.split_problems(tmp_path/'seven.yaml', 8, tmp_path/'too many')
+
+
+def test_cards_of_each_stage(jobs, tmp_path):
+    RunConfig().save(tmp_path/'one.yaml')
+    assert jobs.stage_gpus(tmp_path/'one.yaml') == dict(draft=1, teach=1, train=1, eval=1)
+    node = dict(teacher='vllm:some/70B', student_url='openai:some/8B@http://localhost:8000/v1', teacher_engine=dict(tensor_parallel_size=4),
+                cluster=dict(workers=2), train=dict(processes=8))   # a served student takes no card to draft; each copy of the teacher takes four
+    RunConfig.make(node).save(tmp_path/'node.yaml')
+    assert jobs.stage_gpus(tmp_path/'node.yaml') == dict(draft=1, teach=8, train=8, eval=8)
+
+
 def small_run(tiny_student, tmp_path, **more) -> Path:
     values = dict(student=tiny_student, student_engine='hf', problems='train', n_problems=8, methods=['dsft_refined', 'cgd'], benchmarks=['test:2'], engine=dict(dtype='float32'),
                   draft=dict(max_new_tokens=8), eval=dict(max_new_tokens=8), train=dict(backend='trl', epochs=1, batch_size=4, device_batch_size=4, max_length=1024, dtype='float32'))
@@ -69,7 +96,7 @@ def test_gpu_scripts_refuse_a_machine_without_a_card():
 
 
 def test_cells_for_cuda_are_found_without_nbdev():
-    assert 'nbs/33_scale.ipynb: cuda' in run(sys.executable, 'scripts/gpu.py', 'cells', '--list')
+    assert 'nbs/38_costs.ipynb: cuda' in run(sys.executable, 'scripts/gpu.py', 'cells', '--list')
 
 
 def test_the_study_is_ten_times_as_large(tmp_path):

@@ -5,7 +5,9 @@ import sqlite3
 import subprocess
 import sys
 
-from cgd.generate import Completion, Request, Store, add_completion, begin_session, contents, merge, prune, salvage, sessions
+from cgd.store import (
+    Completion, Request, Store, add_completion, begin_session, contents, merge_stores, prune_store, _salvage,
+    sessions)
 from test_kill import CONTEXT, count, kill_after, table
 
 
@@ -42,7 +44,7 @@ def test_list_export_merge_prune_as_a_user_types_them(tmp_path):
 
 
 def take_in(path, shards):
-    with Store(path) as store: merge(store, shards)
+    with Store(path) as store: merge_stores(store, shards)
 
 
 def test_a_merge_killed_at_any_moment_is_repeated_exactly_once(tmp_path, long):
@@ -63,9 +65,9 @@ def test_a_merge_killed_at_any_moment_is_repeated_exactly_once(tmp_path, long):
 def test_a_shard_merged_while_it_grew_is_completed(tmp_path):
     shard = fill(tmp_path/'shard.sqlite', range(3))
     with Store(tmp_path/'whole.sqlite') as store:
-        merge(store, [shard])
+        merge_stores(store, [shard])
         with Store(shard) as growing: add_completion(growing, 1, Request('p3', []), Completion('answer 3', 'stop', 5, 2, key='k3'), seconds=9.)
-        assert [r['added'] for r in merge(store, [shard])] == [1]
+        assert [r['added'] for r in merge_stores(store, [shard])] == [1]
         assert [(s['requests'], s['seconds']) for s in sessions(store)] == [(4, 9.)]
 
 
@@ -76,7 +78,7 @@ def test_a_damaged_row_is_not_merged(tmp_path):
     db.commit()
     db.close()
     with Store(tmp_path/'whole.sqlite') as store:
-        assert [(r['added'], r['lost']) for r in merge(store, [shard])] == [(2, 1)]
+        assert [(r['added'], r['lost']) for r in merge_stores(store, [shard])] == [(2, 1)]
         assert set(store.get(['k0', 'k1', 'k2'])) == {'k0', 'k2'}
 
 
@@ -85,9 +87,9 @@ def test_what_is_left_after_pruning_survives_a_salvage(tmp_path):
     fill(path, range(3000, 3010), 'critique')
     with Store(path) as store:
         before = store._do("SELECT key, text, digest FROM completions WHERE session = 2 ORDER BY id")
-        assert prune(store, stage='draft') == 3000
+        assert prune_store(store, stage='draft') == 3000
         assert store._do('SELECT key, text, digest FROM completions ORDER BY id') == before
         assert store._do('SELECT max(id) FROM completions') == [(10,)] and store._do('SELECT id FROM sessions') == [(1,)]
     assert path.stat().st_size < 64 * 3000                                # the old ids would have been out of reach
-    assert salvage(path)[1:] == (10, 0)
+    assert _salvage(path)[1:] == (10, 0)
     with Store(path) as store: assert [s['requests'] for s in sessions(store)] == [10]

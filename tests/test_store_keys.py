@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from cgd.core import write_atomic
-from cgd.generate import Request, Store, complete, open_engine, request_key
+from cgd.store import Request, Store, request_key
+from cgd.generate import complete
+from cgd.engines import open_engine
 
 BASE = Request('p', [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'What is 1 + 1?'}], temperature=.5, seed=3)
 OPTIONS = dict(dtype='float32', max_model_len=128, batch_size=1)

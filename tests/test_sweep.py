@@ -7,10 +7,10 @@ import pytest
 
 from cgd.core import CgdError, read_table, shipped
 from cgd.evaluate import EvalConfig
-from cgd.generate import SampleConfig, Store, sessions
-from cgd.pipeline import RunConfig
+from cgd.store import SampleConfig, Store, sessions
+from cgd.plan import RunConfig
 from cgd.sweep import Arm, SweepConfig, cells, finished, run_sweep, save_tables
-from cgd.train import TrainConfig
+from cgd.recipe import TrainConfig
 
 
 @pytest.fixture(scope='module')

@@ -4,11 +4,12 @@ from pathlib import Path
 import pytest
 
 from cgd.data import load_problems
-from cgd.generate import SampleConfig, Store, engine_name, open_engine, sessions
+from cgd.store import SampleConfig, Store, sessions
+from cgd.engines import choose_engine, open_engine
 from cgd.rollouts import draft
 from cgd.teacher import TeacherConfig, critique, direct, open_teacher, refine
 
-DRAFTS = Path(__file__).parent.parent/'nbs'/'recordings'/'drafts.jsonl'   # by the student, as notebook 05 replays them
+DRAFTS = Path(__file__).parent.parent/'nbs'/'recordings'/'drafts.jsonl'   # by the student, as the notebooks replay them
 
 
 @pytest.mark.parametrize('preset', ['paper', 'chained'])
@@ -17,7 +18,7 @@ def test_student_teaches_itself(preset, tmp_path_factory, capsys):
     cfg = TeacherConfig(preset=preset, max_new_tokens=48)
     with open_engine(f'recorded:{DRAFTS}') as student, Store(tmp_path_factory.getbasetemp()/'drafts.sqlite') as store:
         traces = draft(load_problems('train', limit=4).rows, student, store, SampleConfig())
-    with Store(store_path) as store, open_teacher(f'{engine_name("smollm2")}:smollm2', cfg) as teacher:
+    with Store(store_path) as store, open_teacher(f'{choose_engine("smollm2")}:smollm2', cfg) as teacher:
         taught = direct(refine(critique(traces, teacher, store), teacher, store), teacher, store)
         kept = len(store)
         again = direct(refine(critique(traces, teacher, store), teacher, store), teacher, store)

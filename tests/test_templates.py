@@ -10,11 +10,19 @@ import pytest
 
 from cgd.core import CgdError
 from cgd.data import load_problems
-from cgd.generate import (DATED, Request, SampleConfig, ScoreRequest, Store, accepted, chat_facts, chat_ids, complete, end_of_turn, find_model,
-                          load_tokenizer, open_engine, score_ids, set_thinking, split_thoughts, turn_ids)
+from cgd.models import (
+    DATED, _accepted, chat_facts, chat_ids, end_of_turn, find_model, load_tokenizer, _score_ids, _set_thinking,
+    _split_thoughts, turn_ids)
+from cgd.store import Request, SampleConfig, ScoreRequest, Store
+from cgd.generate import complete
+from cgd.engines import open_engine
 from cgd.rollouts import draft
-from cgd.teacher import TeacherConfig, critique, direct, open_teacher, refine
-from cgd.views import VIEWS, build, render
+from cgd.teacher import critique, direct, open_teacher, refine
+from cgd.masks import render
+from cgd.methods import METHODS
+from cgd.views import build
+
+PAIRED = [name for name, method in METHODS.items() if method.learns]
 
 RECORDINGS = Path(__file__).parent.parent/'nbs'/'recordings'
 SHIPPED = Path(find_spec('trl').submodule_search_locations[0])/'chat_templates'
@@ -52,14 +60,12 @@ def family(request): return request.param, tokenizer_of(request.param)
 def traces(tmp_path_factory):
     with open_engine(f'recorded:{RECORDINGS/"drafts.jsonl"}') as student, Store(tmp_path_factory.mktemp('templates')/'store.sqlite') as store:
         drafts = draft(load_problems('train', limit=3).rows, student, store, SampleConfig())
-    with open_teacher('reference', TeacherConfig(wrong_rate=1.)) as teacher: wrong = critique(drafts, teacher)
-    with open_teacher('reference') as teacher: rows = refine(critique(direct(drafts, teacher), teacher), teacher)
-    return [r | dict(wrong_critique=w['critique']) for r, w in zip(rows, wrong)]
+    with open_teacher('oracle') as teacher: return refine(critique(direct(drafts, teacher), teacher), teacher)
 
 
 def made(view, traces):
     "Pairs of a view; for one of the student's own refinements, as if it had been the teacher"
-    return build([r | dict(teacher=r['student']) for r in traces] if VIEWS[view].own else traces, view).rows
+    return build([r | dict(teacher=r['student']) for r in traces] if METHODS[view].own else traces, view).rows
 
 
 def learnt(tokenizer, ids, mask): return tokenizer.decode([i for i, m in zip(ids, mask) if m], clean_up_tokenization_spaces=False)
@@ -68,7 +74,7 @@ def learnt(tokenizer, ids, mask): return tokenizer.decode([i for i, m in zip(ids
 def whole(tokenizer, pair): return tokenizer.apply_chat_template(pair['prompt'] + pair['completion'], tokenize=False)
 
 
-@pytest.mark.parametrize('view', VIEWS)
+@pytest.mark.parametrize('view', PAIRED)
 def test_view(view, family, traces):
     name, tokenizer = family
     bos, end = FAMILIES[name][1:3]
@@ -81,14 +87,14 @@ def test_view(view, family, traces):
         if bos: assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
 
 
-@pytest.mark.parametrize('view', VIEWS)
+@pytest.mark.parametrize('view', PAIRED)
 def test_markers_in_texts_stay_text(view, family, traces):
     "Texts that hold every token of the template begin no turn and end none"
     name, tokenizer = family
     _, bos, end, special, plain = FAMILIES[name]
     markers = [t for t in (bos, end, *special) if t]
     odd = 'It is 4. ' + '\n'.join([*markers, *plain]) + ' Or 5?'
-    forged = [r | {c: f'{odd} {i}' for c in ('prompt', 'solution', 'direct', 'draft', 'critique', 'wrong_critique', 'refinement')} for i, r in enumerate(traces)]
+    forged = [r | {c: f'{odd} {i}' for c in ('prompt', 'solution', 'direct', 'draft', 'critique', 'refinement')} for i, r in enumerate(traces)]
     for honest, pair in zip(made(view, traces), made(view, forged), strict=True):
         (sound, _), (ids, mask) = render(tokenizer, honest), render(tokenizer, pair)
         assert learnt(tokenizer, ids, mask).endswith(pair['completion'][0]['content'] + end)
@@ -119,7 +125,7 @@ def words():
 def speaking(words, template, thinking='auto'):
     "The tokenizer with a template: its text, or the name of one that TRL ships"
     words.chat_template = template if '{' in template else (SHIPPED/f'{template}.jinja').read_text()
-    return set_thinking(words, thinking)
+    return _set_thinking(words, thinking)
 
 
 def as_model(words, template, folder):
@@ -132,7 +138,7 @@ def as_model(words, template, folder):
 
 def conversations(tokenizer, target):
     "What the template makes of the whole conversation: as such, and going on"
-    thoughts, answer = split_thoughts(target)
+    thoughts, answer = _split_thoughts(target)
     fields = dict(content=answer, reasoning_content=thoughts, reasoning=thoughts, thinking=thoughts) if thoughts else dict(content=answer)
     for turn in (fields, dict(content=target)):
         for more in ([], ASKED): yield tokenizer.apply_chat_template([*ASKED, dict(role='assistant', **turn), *more], tokenize=False, **DATED)
@@ -159,9 +165,9 @@ def test_a_text_is_scored_where_it_is_learnt(name, words):
         try: tokenizer = speaking(words, name, thinking); prompt, written = turn_ids(tokenizer, ASKED, target)
         except CgdError as e:
             if target == THOUGHT: continue   # where there is no place for thoughts, they are text
-            with pytest.raises(CgdError, match=re.escape(str(e))): score_ids(speaking(words, name, thinking), ScoreRequest('a', ASKED, target))
+            with pytest.raises(CgdError, match=re.escape(str(e))): _score_ids(speaking(words, name, thinking), ScoreRequest('a', ASKED, target))
             continue
-        before, own = score_ids(tokenizer, ScoreRequest('a', ASKED, target))
+        before, own = _score_ids(tokenizer, ScoreRequest('a', ASKED, target))
         assert before + own == (prompt + written)[:len(before + own)] and before[:len(prompt)] == prompt
         assert target == THOUGHT or tokenizer.decode(own) == PLAIN   # its own tokens alone
 
@@ -172,8 +178,8 @@ def test_of_most_families_it_is_scored_right_after_the_prompt(words):
     for tokenizer in (smollm2, speaking(words, 'llama3_2')):
         for text in ('', ' 4', 'It is 4.', ' A\n', '4<|im_end|>', '<think>a</think>b'):
             bare = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-            assert score_ids(tokenizer, ScoreRequest('a', ASKED, text)) == (chat_ids(tokenizer, ASKED), bare)
-    assert score_ids(smollm2, ScoreRequest('a', [1, 2], [3])) == ([1, 2], [3])
+            assert _score_ids(tokenizer, ScoreRequest('a', ASKED, text)) == (chat_ids(tokenizer, ASKED), bare)
+    assert _score_ids(smollm2, ScoreRequest('a', [1, 2], [3])) == ([1, 2], [3])
 
 
 @pytest.mark.parametrize('text, parted', [
@@ -183,9 +189,9 @@ def test_of_most_families_it_is_scored_right_after_the_prompt(words):
     ('<|channel>thought\nTwo.\n<channel|>It is 4.', ('Two.', 'It is 4.')),
     ('<|channel|>analysis<|message|>Two.<|end|><|start|>assistant<|channel|>final<|message|>It is 4.', ('Two.', 'It is 4.'))])
 def test_thoughts_are_known_by_any_familys_marks(text, parted):
-    from cgd.benchmarks import final_part
-    assert split_thoughts(text) == parted
-    if parted[0]: assert final_part(text).strip() == parted[1]
+    from cgd.models import drop_thoughts
+    assert _split_thoughts(text) == parted
+    if parted[0]: assert drop_thoughts(text).strip() == parted[1]
 
 
 PLACES = {  # template, setting, target -> what the student writes after its prompt
@@ -259,8 +265,8 @@ def test_system_turns_that_are_taken_stay_and_empty_ones_go(words):
 
 def test_turns_in_a_row_become_one_where_they_must_alternate(words):
     tokenizer = speaking(words, ALTERNATES)
-    assert accepted(tokenizer, [*SYSTEM, *ASKED])[0] == [dict(role='user', content='Be brief.\n\nWhat is 2 + 2?\n\nWhat is 2 + 2?')]
-    with pytest.raises(CgdError, match='refuses turns of assistant: user and assistant must alternate'): accepted(tokenizer, [dict(role='assistant', content='x')])
+    assert _accepted(tokenizer, [*SYSTEM, *ASKED])[0] == [dict(role='user', content='Be brief.\n\nWhat is 2 + 2?\n\nWhat is 2 + 2?')]
+    with pytest.raises(CgdError, match='refuses turns of assistant: user and assistant must alternate'): _accepted(tokenizer, [dict(role='assistant', content='x')])
 
 
 def test_folding_is_said_once(tiny_model, tmp_path, capsys):
@@ -356,11 +362,13 @@ def test_generation_stops_there(kind, otherwise, tmp_path, long):
 
 @pytest.mark.parametrize('method', ['full', 'lora'])
 def test_the_saved_model_names_it(method, otherwise, tmp_path):
-    from cgd.train import TrainConfig, merge, train
+    from cgd.recipe import TrainConfig
+    from cgd.merge import merge_student
+    from cgd.train import train
     from cgd.views import Pairs, make_pair
     pairs = Pairs('sft', [make_pair('sft', dict(problem=f'{i} + 1?'), str(i + 1), str(i)) for i in range(4)])
-    train(pairs, TrainConfig(backend='trl', method=method, epochs=1, dtype='float32'), otherwise, tmp_path/'out', progress=False)
-    saved = json.loads(Path(merge(otherwise, tmp_path/'out', tmp_path/'merged'), 'generation_config.json').read_text())['eos_token_id']
+    train(pairs, TrainConfig(backend='trl', tuning=method, epochs=1, dtype='float32'), otherwise, tmp_path/'out', progress=False)
+    saved = json.loads(Path(merge_student(otherwise, tmp_path/'out', tmp_path/'merged'), 'generation_config.json').read_text())['eos_token_id']
     assert saved == [end_of_turn(load_tokenizer(otherwise)), load_tokenizer(otherwise).eos_token_id]
 
 
@@ -395,8 +403,10 @@ def test_an_endpoint_is_told_of_thinking_when_it_is_set(tmp_path):
 
 
 def test_a_run_says_so_before_it_drafts(words, tmp_path):
-    from cgd.pipeline import RunConfig, check_thinking
+    from cgd.plan import CHECKS, Plan, RunConfig
     folder = as_model(words, 'nemotron_3_nano', tmp_path)
-    def run(thinking, methods=('cgd',)): return check_thinking(RunConfig.make(dict(name='x', student=folder, methods=methods, engine=dict(thinking=thinking))))
+    def run(thinking, methods=('cgd',)): 
+        check = next(c for c in CHECKS if c.__name__ == '_thinking')
+        return check(Plan(RunConfig.make(dict(name='x', student=folder, methods=methods, engine=dict(thinking=thinking)))))
     with pytest.raises(CgdError, match=r'engine.thinking: .* asks for an answer after .* set thinking=off \(or on, if all targets have thoughts\)'): run('auto')
     assert run('off') is run('on') is run('auto', ('grpo',)) is None

@@ -2,8 +2,10 @@
 import pytest
 from transformers import AutoTokenizer
 
-from cgd.benchmarks import final_part
-from cgd.generate import Request, Store, complete, marked, open_engine, request_key
+from cgd.models import drop_thoughts, mark_thoughts
+from cgd.store import Request, Store, request_key
+from cgd.generate import complete
+from cgd.engines import open_engine
 
 ASKED = [dict(role='user', content='What is 2 + 2?')]
 
@@ -40,14 +42,14 @@ def test_marks_are_kept_when_asked_for(thinker, tmp_path):
         assert len(store) == 24                                    # keys of their own
     assert not any('THINK' in t for t in plain) and any('[THINK]' in t for t in kept)
     assert [t.replace('[THINK]', '').replace('[/THINK]', '') for t in kept] == plain   # and nothing else came in
-    assert [final_part(t) for t in plain] == plain and [final_part(t) for t in kept] != plain
+    assert [drop_thoughts(t) for t in plain] == plain and [drop_thoughts(t) for t in kept] != plain
 
 
 def test_a_thought_that_the_template_opens(thinker, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(thinker)
-    assert marked(tokenizer, tokenizer.encode('<|im_start|>assistant\n<think>\n'), 'so 4<|im_end|>') == '<think>so 4'
-    assert marked(tokenizer, tokenizer.encode('<think></think>\n'), 'so 4') == 'so 4'
-    assert final_part('<think>so 4') == '' and final_part('<think>so</think>4') == '4'
+    assert mark_thoughts(tokenizer, tokenizer.encode('<|im_start|>assistant\n<think>\n'), 'so 4<|im_end|>') == '<think>so 4'
+    assert mark_thoughts(tokenizer, tokenizer.encode('<think></think>\n'), 'so 4') == 'so 4'
+    assert drop_thoughts('<think>so 4') == '' and drop_thoughts('<think>so</think>4') == '4'
 
 
 def test_keys_are_as_they_were(thinker):
@@ -57,9 +59,9 @@ def test_keys_are_as_they_were(thinker):
 
 
 def test_three_families():
-    assert final_part('<|im_start|>think\n4?<|im_start|>answer\n5') == '\n5'
-    assert final_part('<|channel|>analysis<|message|>4?<|start|>assistant<|channel|>final<|message|>5') == '5'
-    assert final_part('[THINK]4?[/THINK]5') == '5' and final_part('[THINK]4?') == ''
+    assert drop_thoughts('<|im_start|>think\n4?<|im_start|>answer\n5') == '\n5'
+    assert drop_thoughts('<|channel|>analysis<|message|>4?<|start|>assistant<|channel|>final<|message|>5') == '5'
+    assert drop_thoughts('[THINK]4?[/THINK]5') == '5' and drop_thoughts('[THINK]4?') == ''
 
 
 def test_by_vllm_too(thinker, tmp_path, long):
@@ -81,4 +83,4 @@ def test_thinking_on_keeps_the_marks(thinker, tmp_path):
         on, off = write(f'hf:{folder}', store, thinking='on'), write(f'hf:{folder}', store, thinking='off')
         assert len(store) == 24
     assert all(t.startswith('<think>') for t in on) and any('[THINK]' in t for t in on) and not any('think' in t or 'THINK' in t for t in off)
-    assert all(final_part(t) == '' for t in on if '[/THINK]' not in t)   # it never came to an end of its thoughts
+    assert all(drop_thoughts(t) == '' for t in on if '[/THINK]' not in t)   # it never came to an end of its thoughts

@@ -6,7 +6,10 @@ from importlib.util import find_spec
 import pytest
 
 from cgd.core import CgdError, checksum
-from cgd.train import TrainConfig, fit, merge, read_losses, train
+from cgd.recipe import TrainConfig
+from cgd.train import fit, train
+from cgd.merge import merge_student
+from cgd.trainer import read_losses
 from cgd.views import Pairs, make_pair
 
 CFG = TrainConfig(epochs=5, batch_size=4, device_batch_size=2, save_steps=2, lr=2e-2, lora_dropout=.1)  # 20 steps; dropout tests the random state
@@ -15,7 +18,7 @@ def tiny_student(folder, seed=0):
     "A two-layer llama of random weights with the embedded student's tokenizer"
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-    from cgd.generate import find_model
+    from cgd.models import find_model
     tokenizer = AutoTokenizer.from_pretrained(find_model('smollm2'))
     torch.manual_seed(seed)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
@@ -82,7 +85,7 @@ def test_backends_agree(student, tmp_path):
 def test_vllm_is_there_again():
     "Unsloth is imported as if vLLM were missing, in the caller's own process; afterwards vLLM can be found"
     if not find_spec('unsloth'): pytest.skip('Unsloth is not installed')
-    code = ("import sys\nfrom importlib.util import find_spec\nfrom cgd.train import TrainConfig, choose_backend\nbefore = find_spec('vllm')\n"
+    code = ("import sys\nfrom importlib.util import find_spec\nfrom cgd.loading import choose_backend\nfrom cgd.recipe import TrainConfig\nbefore = find_spec('vllm')\n"
             "assert choose_backend(TrainConfig(backend='unsloth')) == ('unsloth', '') and 'unsloth' in sys.modules\n"
             "assert 'vllm' not in sys.modules and (find_spec('vllm') is None) == (before is None)")
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
@@ -148,7 +151,7 @@ def test_target_longer_than_context(student, tmp_path):
         train(long, TrainConfig(backend='trl', max_length=4096), student, tmp_path/'long', progress=False)
 
 def test_adapter_of_another_base(whole, tmp_path):
-    with pytest.raises(CgdError, match='trained on another base'): merge(tiny_student(tmp_path/'other', seed=1), whole[0], tmp_path/'merged')
+    with pytest.raises(CgdError, match='trained on another base'): merge_student(tiny_student(tmp_path/'other', seed=1), whole[0], tmp_path/'merged')
     assert not (tmp_path/'merged').exists()
 
 def shares(base, adapter, evaluated):
@@ -169,7 +172,7 @@ def slight_adapter(base, folder, size=.002):
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
-    from cgd.generate import fingerprint
+    from cgd.models import fingerprint
     torch.manual_seed(0)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(r=16, lora_alpha=32, target_modules='all-linear', init_lora_weights=False))
     for layer in (m for m in model.modules() if hasattr(m, 'lora_B')):
@@ -183,7 +186,7 @@ def real_slice(tmp_path_factory):
     "The embedded student's first two layers, in the bfloat16 that it is stored in"
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from cgd.generate import find_model
+    from cgd.models import find_model
     folder, out = find_model('smollm2'), tmp_path_factory.mktemp('slice')
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, num_hidden_layers=2)
     model.save_pretrained(out); AutoTokenizer.from_pretrained(folder).save_pretrained(out)
@@ -194,14 +197,15 @@ def test_the_update_arrives_in_the_model_that_is_evaluated(real_slice, tmp_path,
     "Also where the hardware likes bfloat16: an update of the default run's size is less than a step of it"
     import torch
     from transformers import AutoModelForCausalLM
-    from cgd.generate import EngineConfig, HfEngine
+    from cgd.generate import EngineConfig
+    from cgd.engines import HfEngine
     monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: True)
     if made_by == 'merge':
         adapter = slight_adapter(real_slice, tmp_path/'adapter')
-        folder = merge(real_slice, adapter, tmp_path/'whole')
+        folder = merge_student(real_slice, adapter, tmp_path/'whole')
     else:
         folder = tmp_path/'whole'
-        record = fit(sums(4), TrainConfig(backend='trl', method='full', dtype='bfloat16', lr=1e-6, epochs=1, batch_size=4, warmup_share=0.), real_slice, folder)
+        record = fit(sums(4), TrainConfig(backend='trl', tuning='full', dtype='bfloat16', lr=1e-6, epochs=1, batch_size=4, warmup_share=0.), real_slice, folder)
         assert record['dtype'] == 'bfloat16'
     runs_in = getattr(torch, HfEngine(f'hf:{folder}', str(folder), EngineConfig()).dtype)
     evaluated = AutoModelForCausalLM.from_pretrained(folder, dtype=runs_in)
@@ -218,11 +222,11 @@ def test_the_update_arrives_in_the_model_that_is_evaluated(real_slice, tmp_path,
 def test_a_merge_of_before_is_made_again(real_slice, tmp_path):
     "One that was merged in bfloat16, and marked so"
     from cgd.core import content_hash, is_current, mark_current
-    from cgd.generate import fingerprint
+    from cgd.models import fingerprint
     adapter, out = slight_adapter(real_slice, tmp_path/'adapter'), tmp_path/'whole'
     shutil.copytree(real_slice, out)
     mark_current(out, content_hash(fingerprint(real_slice), fingerprint(str(adapter))))
-    merge(real_slice, adapter, out)
+    merge_student(real_slice, adapter, out)
     assert json.loads((out/'config.json').read_text())['dtype'] == 'float32'
 
 @pytest.mark.parametrize('how', [dict(temperature=.6), dict(top_p=.9, do_sample=False)])
@@ -232,9 +236,9 @@ def test_a_student_with_a_temperature_and_no_sampling(student, tmp_path, how):
     config = tmp_path/'mine'/'generation_config.json'
     config.write_text(json.dumps(json.loads(config.read_text()) | how))
     few = TrainConfig(backend='trl', epochs=1, batch_size=4)
-    train(sums(4), few.model_copy(update=dict(method='full', lr=1e-4)), mine, tmp_path/'full', progress=False)
+    train(sums(4), few.model_copy(update=dict(tuning='full', lr=1e-4)), mine, tmp_path/'full', progress=False)
     train(sums(4), few, mine, tmp_path/'adapter', progress=False)
-    for folder in (tmp_path/'full', merge(mine, tmp_path/'adapter', tmp_path/'merged')):
+    for folder in (tmp_path/'full', merge_student(mine, tmp_path/'adapter', tmp_path/'merged')):
         saved = json.loads(open(os.path.join(folder, 'generation_config.json')).read())
         assert saved['do_sample'] and how.items() - dict(do_sample=False).items() <= saved.items()
 

@@ -5,7 +5,7 @@
 #   scripts/slurm/submit.sh --dry-run CONFIG NAME PARTS   # prints what would be submitted
 #   scripts/slurm/submit.sh --here CONFIG NAME PARTS      # no Slurm: the same jobs on this machine, one after the other
 #
-# Each job asks for the GPUs that CONFIG uses in it (cgd.scale.stage_gpus); time limits stand in the .sbatch files; SBATCH_PARTITION, SBATCH_ACCOUNT and
+# Each job asks for the GPUs that CONFIG uses in it (scripts/slurm/jobs.py); time limits stand in the .sbatch files; SBATCH_PARTITION, SBATCH_ACCOUNT and
 # Slurm's other variables are honoured. A task of an array shares nothing with the others: it has its problems and its store, so a task
 # that fails is submitted again alone, and the merge makes every row unique.
 # Submitting the whole again goes on: what is in a store is not generated again, and a finished training is not repeated.
@@ -22,9 +22,7 @@ export RUN_FOLDER
 PYTHON=${PYTHON:-.venv/bin/python}
 LAST=$((PARTS - 1))
 
-SPLIT='import sys; from cgd.scale import split_problems; split_problems(*sys.argv[1:])'
-STAGE_GPUS='import sys; from cgd.scale import stage_gpus; print(*(f"{stage} {n}" for stage, n in stage_gpus(sys.argv[1]).items()), sep="\n")'
-split() { "$PYTHON" -c "$SPLIT" "$CONFIG" "$PARTS" "$RUN_FOLDER/$NAME-parts"; }
+split() { "$PYTHON" scripts/slurm/jobs.py split "$CONFIG" "$PARTS" "$RUN_FOLDER/$NAME-parts"; }
 
 job() {   # job NAME [DEPENDENCY] [sbatch options]: submits a job and prints its id
     local name=$1 after=${2:-} gpus=${GPUS[$1]:-0}; shift 2
@@ -44,10 +42,10 @@ if [ "$MODE" = here ]; then
     for stage in merge train eval; do here "$stage"; done
     exit
 fi
-said=$("$PYTHON" -c "$STAGE_GPUS" "$CONFIG")
+said=$("$PYTHON" scripts/slurm/jobs.py gpus "$CONFIG")
 declare -A GPUS
 while read -r stage number; do GPUS[$stage]=$number; done <<< "$said"
-if [ "$MODE" = print ]; then echo "$PYTHON -c '$SPLIT' $CONFIG $PARTS $RUN_FOLDER/$NAME-parts" >&2; else split; fi
+if [ "$MODE" = print ]; then echo "$PYTHON scripts/slurm/jobs.py split $CONFIG $PARTS $RUN_FOLDER/$NAME-parts" >&2; else split; fi
 draft=$(job draft '' --array="0-$LAST")
 teach=$(job teach "aftercorr:$draft" --array="0-$LAST")   # a task may teach as soon as it has drafted
 merge=$(job merge "afterok:$teach")
