@@ -100,10 +100,10 @@ def test_fsdp2_shards_and_saves_one_checkpoint(student, tmp_path):
         assert first and all(kind == 'DTensor' for kind, *_ in first)
         for (_, whole, here), (_, _, there) in zip(first, second): assert here + there == whole and here < whole
     for pairs, cfg, _, out in jobs:
-        one = fit(pairs, cfg.model_copy(update=dict(parallel='auto')), student, tmp_path/f'one-{cfg.method}')
+        one = fit(pairs, cfg.model_copy(update=dict(parallel='auto')), student, tmp_path/f'one-{cfg.tuning}')
         record = json.loads((out/'train.json').read_text())
         assert (record['parallel'], record['steps'], one['parallel']) == ('fsdp2', 2, 'none')
-        agree(read_losses(out), read_losses(tmp_path/f'one-{cfg.method}'))
+        agree(read_losses(out), read_losses(tmp_path/f'one-{cfg.tuning}'))
     same_weights(tmp_path/'full', tmp_path/'one-full', 'model.safetensors')
     same_weights(tmp_path/'lora', tmp_path/'one-lora')
     models = [AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32) for f in (tmp_path/'full', merge_student(student, tmp_path/'lora', tmp_path/'merged'))]
