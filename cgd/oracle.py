@@ -405,7 +405,7 @@ def _solve(row:dict) -> str:
 def _need_solution(rows:list[dict]):
     for row in rows:
         if row.get('solution') is None or row.get('reference') is None:
-            raise CgdError(f'{row["problem_id"]}: the reference teacher needs a reference and a solution, and this '
+            raise CgdError(f'{row["problem_id"]}: the oracle teacher needs a reference and a solution, and this '
                            'problem lacks one; use an LM teacher')
 
 # %% ../nbs/19_oracle.ipynb #reference-teacher

@@ -2,8 +2,6 @@
 import dataclasses
 import json
 import random
-import signal
-import time
 from importlib.util import find_spec
 
 import pytest
