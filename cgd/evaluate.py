@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GRADER_NAMES', 'EvalConfig', 'messages', 'grade_records', 'graders_of', 'graders_in', 'changed_outcomes',
-           'regrade_items', 'evaluate', 'summarise', 'at_k_table', 'answer_lengths', 'self_refine', 'confidence',
-           'at_budget']
+           'regrade_items', 'evaluate', 'ask_all', 'summarise', 'at_k_table', 'answer_lengths', 'self_refine',
+           'confidence', 'at_budget']
 
 # %% ../nbs/35_evaluate.ipynb #imports
 import math, sys
@@ -17,7 +17,7 @@ from pydantic import Field
 
 from .benchmarks import Items, grade_items, score_items
 from .models import drop_thoughts
-from .core import CgdError
+from .core import CgdError, span
 from .store import Completion, Request, ScoreRequest, Store, SampleConfig, sample_requests
 from .generate import Engine, complete, score as score_texts
 from .grade import Grade, grade_many
@@ -53,6 +53,7 @@ def _ungraded(record:dict) -> dict: # without outcomes and answers
     return {c: v for c, v in record.items() if c not in old and c.removesuffix('_answer') not in old}
 
 # %% ../nbs/35_evaluate.ipynb #grade-records
+@span('grade')
 def grade_records(
     records:list[dict],             # each with `id`, `completion` and what the graders need
     graders:dict|tuple=_READINGS    # names in `grade.GRADERS`; or name -> function from records to a Grade each
@@ -101,6 +102,7 @@ def changed_outcomes(
 # %% ../nbs/35_evaluate.ipynb #regrade-items
 _OF_RECORDS = 'id', 'sample', 'prompt', 'reference', 'completion', 'finish_reason', 'completion_tokens', 'key'
 
+@span('grade')
 def regrade_items(
     items:Items,           # a benchmark
     records:list[dict],    # answers to (some of) its items
@@ -116,6 +118,10 @@ def regrade_items(
     return [r | outcomes for r, outcomes in zip(bare, found)]
 
 # %% ../nbs/35_evaluate.ipynb #evaluate-parts
+def _requests(problems:list[dict]|Items, cfg:EvalConfig) -> list[Request]: # none where given answers get scores
+    if isinstance(problems, Items) and problems.benchmark.kind == 'scores': return []
+    return [r for p in problems for r in sample_requests(p['problem_id'], messages(problems, p, cfg), cfg)]
+
 def _record(row:dict, request:Request, c:Completion) -> dict:
     return dict(id=request.id, sample=request.sample, prompt=row['prompt'], reference=row['reference'],
                 completion=c.text, finish_reason=c.finish_reason, completion_tokens=c.completion_tokens, key=c.key)
@@ -135,12 +141,22 @@ def evaluate(
     "Ask a model every problem and grade its answers"
     is_benchmark, row = isinstance(problems, Items), {p['problem_id']: p for p in problems}
     if is_benchmark and problems.benchmark.kind == 'scores': return _scored(engine, problems, store)
-    requests = [r for p in problems for r in sample_requests(p['problem_id'], messages(problems, p, cfg), cfg)]
+    requests = _requests(problems, cfg)
     completions = complete(engine, requests, store, stage='evaluate')
     records = [_record(row[r.id], r, c) for r, c in zip(requests, completions)]
     if refused := sum(r['finish_reason'] == 'refused' for r in records):
         print(f'{engine.name}: {refused} of {len(records)} answers were refused and are not right', file=sys.stderr)
     return regrade_items(problems, records, allow_code) if is_benchmark else grade_records(records)
+
+# %% ../nbs/35_evaluate.ipynb #ask-all
+def ask_all(
+    engine:Engine,     # the model under test
+    several:list[Items], # benchmarks
+    cfg:EvalConfig,    # how it is asked
+    store:Store        # where completions are kept
+):
+    "Have a model answer several benchmarks together; nothing is graded, and given answers are not scored"
+    complete(engine, [r for items in several for r in _requests(items, cfg)], store, stage='evaluate')
 
 # %% ../nbs/35_evaluate.ipynb #mean-known
 def _mean_known(values) -> float|None:

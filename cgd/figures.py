@@ -6,7 +6,8 @@
 __all__ = ['DRAWINGS', 'method_label', 'method_color', 'method_mark', 'new_axes', 'plot_overview', 'plot_accuracy', 'plot_run',
            'read_results', 'plot_methods', 'plot_contrasts', 'plot_losses', 'plot_lengths', 'plot_curves',
            'plot_critiques', 'plot_confusion', 'plot_drift', 'plot_reasoning', 'plot_imitation', 'plot_uncertainty',
-           'plot_answer_entropy', 'plot_alignment', 'plot_attention', 'plot_ledger', 'without_grid', 'draw_folder']
+           'plot_answer_entropy', 'plot_alignment', 'plot_attention', 'plot_ledger', 'plot_time', 'without_grid',
+           'draw_folder']
 
 # %% ../nbs/40_figures.ipynb #imports
 import csv, math
@@ -26,6 +27,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 import seaborn as sns
 
 from .core import CgdError
+from .costs import TIME_KINDS
 from .evaluate import GRADER_NAMES, graders_in
 from .methods import BASE, METHODS, Method, Training, read_training
 
@@ -775,6 +777,55 @@ def plot_ledger(
     ax.set_xlabel(f'{unit} (teacher: {100 * taught:.0f}% of all; n = {n:,} requests)', fontsize=9)
     return ax
 
+# %% ../nbs/40_figures.ipynb #time-row
+_KIND_COLORS = dict(zip(TIME_KINDS, ('#dcdcdc', '#b7a5d6', '#f0d58c', '#d3a625', '#8c6d31', '#b98b7e', '#7b5e57',
+                                     '#4a3b36', '#f0a6a6', '#cf4c4c', '#9ecae1', '#2a6ea6', '#3f9b5f')))
+
+def _time_row(row:dict) -> str: # the name of its row
+    if not row['stage']: return 'start, between, end'
+    return f'{row["stage"]}: {method_label(row["method"])}' if row['method'] else row['stage']
+
+def _ink(color:str) -> str: # that can be read on it
+    red, green, blue = (int(color[i:i+2], 16) for i in (1, 3, 5))
+    return 'white' if .3*red + .59*green + .11*blue < 140 else 'black'
+
+# %% ../nbs/40_figures.ipynb #draw-time
+def _draw_time(ax:Axes, sums:dict[str, Counter], all_kinds:list[str]):
+    "A bar a row, its kinds end to end, each with its number where there is room, and the sum beside it"
+    longest = max(kinds.total() for kinds in sums.values())
+    for y, kinds in enumerate(sums.values()):
+        left = 0.
+        for kind in (k for k in all_kinds if kinds[k]):
+            color = _KIND_COLORS.get(kind, '#777777')
+            ax.barh(y, kinds[kind], .7, left, color=color, edgecolor='white', lw=.5)
+            if kinds[kind] > .08 * longest:
+                ax.text(left + kinds[kind]/2, y, f'{kinds[kind]:,.0f}', ha='center', va='center', fontsize=8,
+                        color=_ink(color))
+            left += kinds[kind]
+        ax.text(left + .01*longest, y, f'{left:,.0f}', va='center', fontsize=9, fontweight='bold')
+    ax.set_xlim(0, 1.12*longest)
+
+# %% ../nbs/40_figures.ipynb #plot-time
+def plot_time(
+    rows:list[dict], # of time.csv: stage, method, kind, sittings, seconds
+    ax:Axes=None     # drawn on if given, else a new plot
+) -> Axes:
+    "A run's wall time by stage and kind, and the share that nothing accounts for"
+    sums, total = defaultdict(Counter), sum(r['seconds'] for r in rows)
+    unit, divisor = ('minutes', 60) if total > 7200 else ('seconds', 1)
+    for r in sorted(rows, key=lambda r: not r['stage']): sums[_time_row(r)][r['kind']] += r['seconds']/divisor
+    kinds = _in_order(rows, 'kind', [*TIME_KINDS][::-1])
+    ax = ax or new_axes(7.6, 1.6 + .34*len(sums))
+    _draw_time(ax, sums, kinds)
+    _name_rows(ax, [*sums])
+    marks = {k: Patch(color=_KIND_COLORS.get(k, '#777777')) for k in kinds}
+    ax.figure.legend(marks.values(), marks, loc='outside upper center', ncols=6, frameon=False, fontsize=9)
+    rest = sum(r['seconds'] for r in rows if r['kind'] == 'rest')/(total or 1)
+    n = int(rows[0]['sittings'])
+    said = f'{total/divisor:,.0f} in all until this was drawn, {100*rest:.0f}% of them not accounted for'
+    ax.set_xlabel(f'{unit}; {said} (n = {n} sitting{"s" * (n > 1)})', fontsize=9)
+    return ax
+
 # %% ../nbs/40_figures.ipynb #without-grid
 def without_grid(
     rows:list[dict] # of a sweep's outcomes or scores: method, point (JSON)
@@ -819,6 +870,7 @@ DRAWINGS = {   # file -> its figure
     'drift.csv': _Drawing(plot_drift, ('method', 'measure'), _SHOWN),
     'reasoning.csv': _Drawing(plot_reasoning, ('method', 'benchmark'), _SHOWN),
     'ledger.csv': _Drawing(plot_ledger, ('method', 'stage', 'who'), ('requests', 'seconds')),
+    'time.csv': _Drawing(plot_time, ('stage', 'method', 'kind'), ('sittings', 'seconds')),
     'losses.csv': _Drawing(plot_losses, ('method',), ('seed', 'step', 'loss'), prepare=_of_targets)}
 
 # %% ../nbs/40_figures.ipynb #draw-folder

@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt
 from tqdm import tqdm
 
-from .core import CgdError, Config
+from .core import CgdError, Config, span
 from .store import Completion, Request, ScoreRequest, Store, add_completion, begin_session, request_key
 
 # %% ../nbs/13_generate.ipynb #engine
@@ -49,8 +49,7 @@ class Engine:
     def _load_once(self) -> float: # seconds that it took now
         if self.load_seconds is not None: return 0.
         start = time.perf_counter()
-        self.load()
-        self.identity   # raises if files were changed while they were read
+        with span('load'): self.load()
         self.load_seconds = time.perf_counter() - start
         return self.load_seconds
 
@@ -80,6 +79,7 @@ def complete(
     return [found[key] for key in keys]
 
 # %% ../nbs/13_generate.ipynb #session
+@span('generate')
 def _generate(engine:Engine, missing:dict[str, Request], store:Store, stage:str) -> list[Completion]: # what was refused
     "A session of an engine, with a progress bar on a terminal, which goes when it stood below another"
     session = begin_session(store, stage, engine.name, engine.version, engine.identity)
@@ -106,6 +106,8 @@ class EngineConfig(Config):
     pipeline_parallel_size:PositiveInt=1 # vLLM: GPUs that share the layers out
     gpu_memory_utilization:float=Field(.9, gt=0, le=1) # vLLM: share of GPU memory it may take
     kv_cache_gib:PositiveInt=3          # vLLM on CPU: memory for the attention cache; decides how many rows run at once
+    # vLLM: offer greedy rows what they said before, to be checked many tokens a step; auto: on a CPU, where it gains
+    speculate:Literal['auto', 'off']='auto'
     enforce_eager:bool|None=None        # vLLM: skip compilation; by default on a CPU, where it saves too little
     concurrency:PositiveInt=32          # endpoint: requests in flight, at each server
     served_as:str|None=None             # endpoint: a name for what is served, which then counts in place of the address

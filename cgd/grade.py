@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 
 from .answers import _CUE, _LONGEST, _boxes, _stated_answer, boxed_answer, find_answer, last_number, to_number
 from .choices import _any_choice, _read_choice
-from .core import CgdError
+from .core import CgdError, span
 from .guard import _OUT, run_guarded
 from .reading import (_CURRENCIES, _IN_TEXT, _NAME, _NEST, Tree, _as_point, _key, one_spelling, read_answer,
                          split_unit)
@@ -490,6 +490,7 @@ def grade(
     return grade_many([(reference, completion)], grader)[0]
 
 # %% ../nbs/10_grade.ipynb #outcomes
+@span('grade')
 def outcomes(
     rows:list[dict],       # each with a `reference`, which may be None
     completions:list[str], # one a row

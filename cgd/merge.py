@@ -9,7 +9,7 @@ __all__ = ['merge_student']
 import json, os, shutil
 from pathlib import Path
 
-from .core import CgdError, content_hash, is_current, mark_current, write_atomic
+from .core import CgdError, content_hash, is_current, mark_current, span, write_atomic
 from .process import launch
 from .models import find_model, fingerprint, load_tokenizer
 from .loading import end_turns, mend_generation
@@ -18,9 +18,10 @@ from .trainer import train_env
 # %% ../nbs/31_merge.ipynb #add-adapter
 def _add_adapter(folder:str, adapter:str):
     "The base with the adapter in its weights"
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+    with span('import'):
+        import torch
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)   # 16 bits would lose part of the update
     mend_generation(model.generation_config, folder)
     try: return PeftModel.from_pretrained(model, adapter).merge_and_unload()
@@ -29,6 +30,7 @@ def _add_adapter(folder:str, adapter:str):
         raise CgdError(f'{adapter}: does not fit the base {folder}: {why}') from None
 
 # %% ../nbs/31_merge.ipynb #merge-2
+@span('merge')
 def _merge(folder:str, adapter:str, out:str):
     "In a process of its own: add, save, and put the folder in its place"
     record, out = Path(adapter)/'train.json', Path(out)
@@ -65,7 +67,6 @@ def merge_student(
     made_from = content_hash(fingerprint(folder), fingerprint(str(adapter)), 'float32')
     if is_current(out, made_from): return str(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    env = train_env() | dict(HF_HUB_DISABLE_PROGRESS_BARS='1')
-    launch('cgd.merge:_merge', folder, str(adapter), str(out), env=env)
+    launch('cgd.merge:_merge', folder, str(adapter), str(out), env=train_env())
     mark_current(out, made_from)
     return str(out)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['DATED', 'SHAPES', 'find_model', 'cache_folder', 'load_tokenizer', 'fingerprint', 'fold_system', 'chat_pieces',
            'chat_ids', 'end_of_turn', 'drop_thoughts', 'turn_ids', 'score_pairs', 'chat_facts', 'mark_thoughts',
-           'Shape', 'model_shape', 'model_context', 'resolve_dtype', 'weights_memory', 'device_memory']
+           'Shape', 'model_shape', 'model_context', 'resolve_dtype', 'weights_memory', 'device_memory', 'read_weights',
+           'weight_shapes', 'model_build']
 
 # %% ../nbs/12_models.ipynb #imports
 import importlib.metadata, json, os, re, shutil, subprocess, sys, tempfile, time
@@ -16,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from .core import CgdError, checksum, content_hash, write_atomic
+from .core import CgdError, checksum, content_hash, span, write_atomic
 from .process import call_by_name, launch, redirect_output
 from .store import Completion, ScoreRequest
 
@@ -75,6 +76,7 @@ def _quietly(target:str, *args, log:str=os.devnull):
     return call_by_name(target, args, {})
 
 # %% ../nbs/12_models.ipynb #convert
+@span('convert')
 def _convert(gguf:str, out:str):
     "Write the model in a GGUF file as a bfloat16 safetensors folder; run in a process of its own"
     import torch
@@ -100,7 +102,7 @@ def load_tokenizer(
     **more                # for transformers
 ):                        # from transformers
     "A model's tokenizer, as its chats are wanted"
-    from transformers import AutoTokenizer
+    with span('import'): from transformers import AutoTokenizer
     tokenizer = AutoTokenizer.from_pretrained(find_model(model), **more)
     return tokenizer if thinking == 'auto' else _set_thinking(tokenizer, thinking)
 
@@ -524,12 +526,14 @@ def weights_memory(
     return size * held / getattr(torch, stored).itemsize
 
 # %% ../nbs/12_models.ipynb #weights-size
-def _weights_size(folder:str|Path) -> float: # GiB
-    "What a model's files take; those that its index names, since the weights may lie there once more, as one file"
+def _weight_files(folder:str|Path) -> list[Path]:
+    "A model's files; those that its index names, since the weights may lie there once more, as one file"
     index = Path(folder, 'model.safetensors.index.json')
-    if index.exists(): files = [Path(folder, part) for part in {*json.loads(index.read_text())['weight_map'].values()}]
-    else: files = [*Path(folder).glob('*.safetensors')] or [*Path(folder).glob('*.bin')]
-    return sum(f.stat().st_size for f in files)/2**30
+    if not index.exists(): return sorted(Path(folder).glob('*.safetensors')) or sorted(Path(folder).glob('*.bin'))
+    return [Path(folder, part) for part in sorted({*json.loads(index.read_text())['weight_map'].values()})]
+
+def _weights_size(folder:str|Path) -> float: # GiB
+    return sum(f.stat().st_size for f in _weight_files(folder))/2**30
 
 # %% ../nbs/12_models.ipynb #memory
 class _Memory(NamedTuple):
@@ -554,3 +558,42 @@ def device_memory(
         told = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60).stdout.strip().splitlines()
         return _Memory(*min(tuple(float(mib)/2**10 for mib in line.split(',')) for line in told[:cards]), True)
     except (OSError, subprocess.SubprocessError, ValueError): return None   # some cards answer [N/A]
+
+# %% ../nbs/12_models.ipynb #read-weights
+def read_weights(
+    folder:str|Path  # of a model, in safetensors files
+) -> Iterator[tuple]: # name and tensor
+    "A model's weights, one after the other"
+    from safetensors import safe_open
+    for file in _weight_files(folder):
+        with safe_open(file, 'pt') as weights:
+            for name in weights.keys(): yield name, weights.get_tensor(name)
+
+# %% ../nbs/12_models.ipynb #weight-shapes
+def weight_shapes(
+    folder:str|Path        # of a model, in safetensors files
+) -> dict[str, list[int]]: # by name
+    "What shapes a model's weights have, read from the heads of its files"
+    from safetensors import safe_open
+    shapes = {}
+    for file in _weight_files(folder):
+        with safe_open(file, 'np') as weights:
+            shapes |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}
+    return shapes
+
+# %% ../nbs/12_models.ipynb #model-build
+_ASIDES = {'_name_or_path', '_model_name_or_path', 'transformers_version', 'dtype', 'torch_dtype', 'chat_template'}
+
+def model_build(
+    folder:str|Path # of a model
+) -> dict[str, str|None]: # a hash a part; None for what it does not have
+    "All of a model but its numbers: one of the same build can take its place in a loaded engine"
+    folder, parts = Path(folder), {}
+    for name in ('config.json', 'generation_config.json', 'tokenizer_config.json'):
+        own = json.loads((folder/name).read_text()) if (folder/name).exists() else {}
+        parts[name] = content_hash({k: v for k, v in own.items() if k not in _ASIDES}) if own else None
+    words = sorted(f for name in ('tokenizer.json', '*.model', '*.txt', '*_tokens*.json') for f in folder.glob(name))
+    safe = all(f.suffix == '.safetensors' for f in _weight_files(folder))
+    parts['tokenizer'] = content_hash([(f.name, checksum(f)) for f in words])
+    parts['weights'] = content_hash(weight_shapes(folder)) if safe else None
+    return parts

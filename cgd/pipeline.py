@@ -9,15 +9,17 @@ __all__ = ['STAGES', 'run', 'drop_unreadable', 'open_student', 'draft_stage', 't
 # %% ../nbs/44_pipeline.ipynb #imports
 import io, os, sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from .core import CgdError, hold_folder, read_table, write_atomic, write_table
+from .core import CgdError, hold_folder, read_table, span, time_run, write_atomic, write_table
+from .process import one_process
 from .contamination import decontaminate
 from .benchmarks import Items
-from .evaluate import changed_outcomes, evaluate, regrade_items
+from .evaluate import ask_all, changed_outcomes, evaluate, regrade_items
 from .generate import Engine
 from .store import Store
 from .engines import choose_engine
@@ -26,7 +28,7 @@ from .masks import equal_budget, length_audit, lengths
 from .methods import Training
 from .plan import Plan, RunConfig, check_same_run, open_spread, plan
 from .probe import (
-    alignment_table, answer_entropy_table, attention_table, cosine_table, first_token_table, measure,
+    alignment_table, answer_entropy_table, attention_table, cosine_table, first_token_table, measure, probe_all,
     uncertainty_gaps, uncertainty_table)
 from .results import caption, read_records, read_traces, run_ledger, run_tables, show_gaps, show_scores
 from .rivals import train_rival
@@ -40,29 +42,35 @@ from .views import Pairs, build, compose, filter_rows, same_pairs
 STAGES = 'draft', 'critique', 'refine', 'pairs', 'train', 'eval', 'report'
 
 def _stages(plan:Plan, upto:str) -> Iterator[tuple[str, object]]: # a stage's name and what it made
-    students = {}
-    with plan.cfg.open_store() as store:
-        if plan.cfg.methods:
-            yield 'draft', (drafts := draft_stage(plan, store))
+    cfg, untested = plan.cfg, {'base': plan.cfg.student}
+    with cfg.open_store() as store:
+        if cfg.methods:
+            with open_student(plan) as student:
+                yield 'draft', (drafts := draft_stage(plan, student, store))
+                if upto in ('eval', 'report') and not cfg.student_url:   # while it is loaded
+                    eval_stage(plan, untested, store, student)
+                    untested = {}
             if upto == 'critique': yield 'critique', teach_stage(plan, drafts, store, critique)
             yield 'refine', (traces := teach_stage(plan, drafts, store))
             lessons = pairs_stage(plan, traces)
             yield 'pairs', lessons.pairs
             yield 'train', (students := train_stage(plan, lessons))
-        yield 'eval', eval_stage(plan, students, store)
+            untested |= students
+        yield 'eval', eval_stage(plan, untested, store)
     yield 'report', _report(plan)
 
 # %% ../nbs/44_pipeline.ipynb #run
 def run(
     cfg:RunConfig,    # the run
-    upto:str='report' # the last stage wanted
+    upto:str='report', # the last stage wanted
+    began:float|None=None # when its process was started, if for it alone; see `time_run`
 ) -> object:          # what that stage made
     "One run, or the part of it up to a stage; whatever is already there is not made again"
     if upto not in STAGES: raise CgdError(f'{upto}: no such stage; known: {", ".join(STAGES)}')
     if not cfg.methods and upto not in ('eval', 'report'):
         raise CgdError(f'methods: {upto} needs some; a run without methods only evaluates')
     planned = plan(cfg, upto)
-    with hold_folder(cfg.path()):
+    with hold_folder(cfg.path()), time_run(cfg.path(), began):
         check_same_run(planned)
         cfg.save(cfg.path('config.yaml'))
         return next(made for stage, made in _stages(planned, upto) if stage == upto)
@@ -110,14 +118,15 @@ def open_student(
     return open_spread(cfg.cluster, f'{kind}:{model}', **options)
 
 # %% ../nbs/44_pipeline.ipynb #draft-stage
+@span('rest', stage='draft')
 def draft_stage(
-    plan:Plan,  # of the run
-    store:Store # where completions are kept
-) -> list[dict]: # drafts, less those of problems that need no teaching
+    plan:Plan,      # of the run
+    student:Engine, # from `open_student`
+    store:Store     # where completions are kept
+) -> list[dict]:    # drafts, less those of problems that need no teaching
     "What the student makes of the problems"
     cfg, problems = plan.cfg, _clean_rows(plan, plan.problems + plan.held_out, 'problems')
-    with open_student(plan) as student:
-        drafts = drop_unreadable(draft(problems, student, store, cfg.draft, cfg.grader))
+    drafts = drop_unreadable(draft(problems, student, store, cfg.draft, cfg.grader))
     write_table(drafts, cfg.path('drafts.parquet'))
     for line in doubts(drafts, 'draft_grade'): print(line, file=sys.stderr)
     return _drop_solved(problems, drafts) if cfg.drop_solved else drafts
@@ -132,6 +141,7 @@ def _drop_solved(problems:list[dict], drafts:list[dict]) -> list[dict]:
     return [t for t in drafts if t['problem_id'] in left]
 
 # %% ../nbs/44_pipeline.ipynb #teach-stage
+@span('rest', stage='refine')
 def teach_stage(
     plan:Plan,          # of the run
     drafts:list[dict],  # from `draft_stage`
@@ -227,6 +237,7 @@ def _save_pairs(plan:Plan, pairs:dict[str, Pairs], tokenizer):
             print(f'{row["method"]}: {row["over"]} pairs have more than train.max_length={most} tokens; see {file}')
 
 # %% ../nbs/44_pipeline.ipynb #pairs-stage
+@span('rest', stage='pairs')
 def pairs_stage(
     plan:Plan,         # of the run
     traces:list[dict]  # from `teach_stage`
@@ -259,31 +270,42 @@ def _stays_adapter(plan:Plan, training:Training) -> bool:
     import torch
     return cfg.adapters == 'serve' or torch.cuda.is_available()
 
+# %% ../nbs/44_pipeline.ipynb #train-one
+def _train_one(plan:Plan, t:Training, lessons:_Lessons):
+    cfg, out, thinking = plan.cfg, plan.cfg.path('models', t.name), plan.cfg.engine.thinking
+    if t.on_policy:
+        start = make_whole(plan, t.first) if t.first else cfg.student
+        train_rival(t.methods[0], lessons.rows, cfg.rl, start, out, thinking=thinking)
+    else:
+        train(lessons.pairs[t.name], plan.recipe(t), cfg.student, out, validation=lessons.held_out.get(t.name),
+              thinking=thinking)
+
 # %% ../nbs/44_pipeline.ipynb #train-stage
+@span('rest', stage='train')
 def train_stage(
     plan:Plan,       # of the run
     lessons:_Lessons # from `pairs_stage`
 ) -> dict[str, str]: # method -> folder of its student: an adapter if it stays one, or else a whole model
     "Train all that is to be trained; first stages that are no methods of the run are not given back"
+    import torch
     cfg, done = plan.cfg, {}
-    for name, t in plan.trainings.items():
-        out, thinking = cfg.path('models', name), cfg.engine.thinking
-        if t.on_policy:
-            start = make_whole(plan, t.first) if t.first else cfg.student
-            train_rival(t.methods[0], lessons.rows, cfg.rl, start, out, thinking=thinking)
-        elif name in lessons.pairs:
-            train(lessons.pairs[name], plan.recipe(t), cfg.student, out, validation=lessons.held_out.get(name),
-                  thinking=thinking)
-        else: continue
-        if name in cfg.methods: done[name] = str(out) if _stays_adapter(plan, t) else make_whole(plan, t)
+    # a card's memory is free only when the process that used it has ended
+    with nullcontext() if torch.cuda.is_available() else one_process():
+        for name, t in plan.trainings.items():
+            if not t.on_policy and name not in lessons.pairs: continue
+            with span('rest', stage='train', method=name):
+                _train_one(plan, t, lessons)
+                if name not in cfg.methods: continue
+                done[name] = str(cfg.path('models', name)) if _stays_adapter(plan, t) else make_whole(plan, t)
     return done
 
 # %% ../nbs/44_pipeline.ipynb #examine
 def _examine(plan:Plan, method:str, engine:Engine, store:Store):
     "Put one model to every benchmark and keep its records"
     cfg = plan.cfg
+    print(f'{method} on ' + ', '.join(f'{test.name} ({len(test.items)} problems)' for test in plan.tests))
+    ask_all(engine, [test.items for test in plan.tests], cfg.eval, store)
     for test in plan.tests:
-        print(f'{method} on {test.name}: {len(test.items)} problems')
         records = evaluate(engine, test.items, cfg.eval, store, cfg.allow_code)
         write_table(records, cfg.path('records', f'{method}.{test.name}.parquet'))
     for task, limit in plan.lm_eval.items():
@@ -292,20 +314,20 @@ def _examine(plan:Plan, method:str, engine:Engine, store:Store):
         write_table(lm_eval_records(engine, task, store, limit), cfg.path('lm_eval', f'{method}.{task}.parquet'))
 
 # %% ../nbs/44_pipeline.ipynb #eval-stage
+@span('rest', stage='eval')
 def eval_stage(
     plan:Plan,               # of the run
-    students:dict[str, str], # from `train_stage`
-    store:Store              # where completions are kept
+    models:dict[str, str],   # method, or base -> a model, or the folder of an adapter
+    store:Store,             # where completions are kept
+    engine:Engine|None=None  # the untrained student's, if it is loaded already
 ) -> list[Path]:             # files of records
-    "Put the untrained student and every tuned one to every benchmark"
-    adapters = {m: folder for m, folder in students.items() if Path(folder, 'adapter_config.json').exists()}
-    with open_student(plan, plan.cfg.student, adapters=tuple(adapters.values())) as engine:
-        for method in ('base', *adapters):
-            if adapters: engine.set_adapter(adapters.get(method))
-            _examine(plan, method, engine, store)
-    for method, folder in students.items():
-        if method in adapters: continue
-        with open_student(plan, folder) as engine: _examine(plan, method, engine, store)
+    "Put each model to every benchmark"
+    adapters = tuple(f for f in models.values() if Path(f, 'adapter_config.json').exists())
+    with nullcontext(engine) if engine else open_student(plan, plan.cfg.student, adapters=adapters) as engine:
+        for method, model in models.items():
+            if model in adapters: engine.set_adapter(model)
+            else: engine.set_model(model)
+            with span('rest', stage='eval', method=method): _examine(plan, method, engine, store)
     return list(plan.cfg.path('records').iterdir())
 
 # %% ../nbs/44_pipeline.ipynb #page
@@ -316,7 +338,8 @@ _HEADINGS = dict(
     drift='How the answers have drifted', reasoning='Right answers with wrong steps',
     imitation="The teacher's form without its substance", at_k='What several samples are worth',
     lm_eval='Tasks as lm-eval has them', lm_eval_beside="lm-eval's graders and ours on the same replies",
-    ledger='What it cost', costs='What each method costs with its data', reach='The cost of an accuracy')
+    time='Where the time went', ledger='What it cost',
+    costs='What each method costs with its data', reach='The cost of an accuracy')
 
 def _page(plan:Plan, records:dict, tables:dict[str, list[dict]]) -> str:
     "The run as one HTML page"
@@ -346,6 +369,7 @@ def report(
     with hold_folder(folder): return _report(plan)
 
 # %% ../nbs/44_pipeline.ipynb #report-step
+@span('report', stage='report')
 def _report(plan:Plan) -> str:
     folder, records = plan.cfg.path(), read_records(plan.cfg.path())
     tables = run_tables(plan, records)
@@ -397,7 +421,8 @@ def _measured_on(plan:Plan, problems:str|None, store:Store) -> tuple[list[dict],
         chosen = plan.read_set(problems)
         own = dict(folder=str(cfg.path()), name='probed', problems=chosen.source, n_problems=chosen.limit)
         others = Plan(cfg.model_copy(update=own | dict(validation=None, drop_solved=False)))
-        return teach_stage(others, draft_stage(others, store), store), problems
+        with open_student(others) as student: drafts = draft_stage(others, student, store)
+        return teach_stage(others, drafts, store), problems
     seen, held_out = _split_traces(plan, read_traces(plan))
     if not seen: raise CgdError(f'{cfg.path()}: no traces to look at; `cgd refine` makes them')
     return (held_out, cfg.validation) if held_out else (seen, 'the training problems')
@@ -412,6 +437,7 @@ def _probe_students(
 ) -> dict[str, list[dict]]: # by file name
     "Uncertainty, alignment, attention and drift of every student"
     cfg, tuned = plan.cfg, {m: folder for m, folder in students.items() if m != 'base'}
+    probe_all(cfg.student, students, traces, tested, store, cfg.views, cfg.eval)
     probed = [measure(model, traces, store, cfg.views, method) for method, model in students.items()]
     return dict(uncertainty=uncertainty_table(probed), uncertainty_gaps=uncertainty_gaps(probed),
                 attention=attention_table(probed), alignment=alignment_table(probed) + cosine_table(traces, cfg.views),
@@ -421,8 +447,10 @@ def _probe_students(
 def _sampled_entropy(plan:Plan, students:dict[str, str], items:Items, k:int, store:Store) -> list[dict]:
     "Entropy of `k` sampled answers of every student to each item"
     asked, records = plan.cfg.eval.model_copy(update=dict(n=k, temperature=1., top_p=1.)), {}
-    for method, model in students.items():
-        with open_student(plan, model) as engine: records[method] = evaluate(engine, items, asked, store)
+    with open_student(plan, plan.cfg.student) as engine:
+        for method, model in students.items():
+            engine.set_model(model)
+            records[method] = evaluate(engine, items, asked, store)
     return answer_entropy_table(records)
 
 # %% ../nbs/44_pipeline.ipynb #analyse-run

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['CONTEXTS', 'in_context', 'known_student', 'open_probe', 'probe', 'Probed', 'measure', 'uncertainty_table',
            'uncertainty_gaps', 'answer_entropy_table', 'alignment_table', 'cosine_table', 'attention_table',
-           'first_token_table']
+           'first_token_table', 'probe_all']
 
 # %% ../nbs/39_probe.ipynb #imports
-import contextlib, itertools, json, math, time
+import itertools, json, math, time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -173,84 +173,101 @@ def _lay_out(batch:list[_Item], known:list[int]) -> tuple[int, list[int], list[l
         paths.append(path)
     return past, slots, paths
 
-# %% ../nbs/39_probe.ipynb #inputs
-def _inputs(lm, past:int, slots:list[int], paths:list[list[int]]) -> dict:
-    "What the model is given for the slots that are new"
+# %% ../nbs/39_probe.ipynb #branch
+@dataclass
+class _Branch:
+    "The new slots of one text: they see what stands before them on its path, and one another, up to themselves"
+    first:int   # the place on the path of its first new slot; this many are older
+    new:slice   # among the new slots of the pass
+    path:object # of slots: a tensor
+    later:object # what its tokens do not see of one another yet: new x new, -inf where hidden
+    asked:list=field(default_factory=list) # whose attention is asked for: a name, the rows, place x part, a factor
+
+# %% ../nbs/39_probe.ipynb #branches
+def _branches(past:int, paths:list[list[int]], device='cpu') -> Iterator[_Branch]:
+    "The texts of a pass that bring new slots, in order"
     import torch
-    hidden, new_slots = torch.finfo(lm.dtype).min, len(slots) - past
-    mask = torch.full((new_slots, len(slots)), hidden, dtype=lm.dtype)
-    places = torch.zeros(new_slots, dtype=torch.long)
+    end = past
     for path in paths:
-        path, old = torch.tensor(path), sum(s < past for s in path)
-        new = path[old:] - past
-        later = torch.full((len(new), len(path)), hidden, dtype=lm.dtype)
-        mask[new[:, None], path] = torch.triu(later, diagonal=old + 1)
-        places[new] = torch.arange(old, len(path))
-    ids = torch.tensor(slots[past:])
-    inputs = dict(input_ids=ids[None], attention_mask=mask[None, None], position_ids=places[None])
-    return {k: v.to(lm.device) for k, v in inputs.items()}
+        new = path[-1] + 1 - end
+        if new <= 0: continue   # another text has brought all of it
+        hidden = torch.full((new, new), -math.inf, device=device)
+        own, path = slice(end - past, end + new - past), torch.tensor(path, device=device)
+        yield _Branch(len(path) - new, own, path, hidden.triu(1))
+        end += new
 
-# %% ../nbs/39_probe.ipynb #sums
-def _sums(item:_Item, path:list[int], past:int, size:int, device):
-    "The queries of an item, and a 0/1 matrix that adds up a row of weights by part"
+# %% ../nbs/39_probe.ipynb #ask-branches
+def _ask(branches:list[_Branch], item:_Item, path:list[int], past:int):
+    "Tell the branches on the way of an item what to add up for it"
     import torch
-    parts = [*item.parts, ('own', len(item.ids), len(item.read))]
-    add = torch.zeros(size, len(parts), device=device)
-    for column, (_, start, stop) in enumerate(parts): add[path[start:stop], column] = 1
-    return torch.tensor(path[len(item.ids) - 1:], device=device) - past, add
-
-# %% ../nbs/39_probe.ipynb #attention-layers
-def _attention_layers(engine:HfEngine) -> list:
-    def attends(m): return hasattr(m, 'layer_idx') and type(m).__name__.endswith('Attention')
-    layers = [m for m in engine.lm.modules() if attends(m)]
-    if not layers:
-        raise CgdError(f'{engine.spec}: no attention layers found in {type(engine.lm).__name__}; '
-                       'measure this model with attention=False')
-    return layers
+    parts, places = [*item.parts, ('own', len(item.ids), len(item.read))], path[len(item.ids) - 1:]
+    for branch in branches:
+        mine = [s - past - branch.new.start for s in places if branch.new.start <= s - past < branch.new.stop]
+        if not mine: continue
+        add = torch.zeros(len(branch.path), len(parts), device=branch.path.device)
+        for column, (_, start, stop) in enumerate(parts): add[start:stop, column] = 1
+        branch.asked.append((item.key, slice(mine[0], mine[-1] + 1), add/len(places)))
 
 # %% ../nbs/39_probe.ipynb #weights
-def _weights(engine:HfEngine, layer, output):
-    "A layer's attention weights, heads x queries x slots"
-    weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
-    if weights is None:
-        raise CgdError(f'{engine.spec}: {type(layer).__name__} gives no attention weights; '
-                       'measure this model with attention=False')
-    return weights[0]
+def _weights(scores, branch:_Branch, sliding_window:int|None=None, softcap:float|None=None, s_aux=None, **_):
+    "From products of queries and keys, heads x new x path, to weights, in float32"
+    import torch
+    if s_aux is not None: raise CgdError('attention with sinks (gpt-oss) is not measured here; take another model')
+    if softcap: scores = (scores/softcap).tanh()*softcap
+    scores = scores.float()
+    scores[..., branch.first:] += branch.later
+    if sliding_window and sliding_window < scores.shape[-1]:
+        far = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).tril(branch.first - sliding_window)
+        scores.masked_fill_(far, -math.inf)
+    return scores.softmax(-1)
 
-# %% ../nbs/39_probe.ipynb #watch
-@contextlib.contextmanager
-def _watched(engine:HfEngine, batch:list[_Item], past:int, slots:list[int], paths:list[list[int]]):
-    "A dict that fills with each item's shares of attention, a list a layer, while the model runs"
-    shares, device = defaultdict(list), engine.lm.device
-    wanted = {item.key: _sums(item, path, past, len(slots), device) for item, path in zip(batch, paths) if item.parts}
-    def look(layer, args, output):
-        weights = _weights(engine, layer, output)
-        for key, (queries, add) in wanted.items():
-            shares[key].append((weights[:, queries].float().mean(0) @ add).mean(0).tolist())
-    layers = _attention_layers(engine) if wanted else []
-    engine.lm.set_attn_implementation('eager' if wanted else engine.fast)
-    hooks = [layer.register_forward_hook(look) for layer in layers]
-    try: yield shares
-    finally:
-        for hook in hooks: hook.remove()
+# %% ../nbs/39_probe.ipynb #attend
+def _attend(module, query, key, value, mask, scaling, branches, shares, **more):
+    "Attention as transformers wants it, branch by branch; `shares` gets what is asked for: layer -> name -> parts"
+    groups, seen = key.shape[1], shares.setdefault(module.layer_idx, {})
+    out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
+    for b in branches:
+        q, k, v = query[0, :, b.new], key[0][:, b.path], value[0][:, b.path]
+        scores = (q.reshape(groups, -1, q.shape[-1])*scaling @ k.mT).view(*q.shape[:2], -1)
+        weights = _weights(scores, b, **more)
+        mixed = weights.to(v.dtype).view(groups, -1, len(b.path)) @ v
+        out[0, b.new] = mixed.view(*q.shape[:2], -1).transpose(0, 1)
+        for name, rows, add in b.asked:
+            seen[name] = seen.get(name, 0) + weights[:, rows].sum((0, 1))/len(weights) @ add
+    return out, None
 
 # %% ../nbs/39_probe.ipynb #one-pass
 def _one_pass(engine:HfEngine, batch:list[_Item], past:int, slots:list[int], paths:list[list[int]], cache) -> tuple:
-    "Each item's logits, tokens x vocabulary, and shares of attention by item"
+    "Each item's logits, tokens x vocabulary, none where attention is asked for; and its shares of attention by layer"
     import torch
+    lm, shares = engine.lm, {}
+    branches = list(_branches(past, paths, lm.device))
+    for item, path in zip(batch, paths):
+        if item.parts: _ask(branches, item, path, past)
     # the place before a token predicts it
-    ends = [torch.tensor(path[len(item.ids) - 1:][:len(item.tokens)]) - past for item, path in zip(batch, paths)]
-    keep = torch.cat(ends).to(engine.lm.device)
-    with _watched(engine, batch, past, slots, paths) as shares:
-        inputs = _inputs(engine.lm, past, slots, paths)
-        logits = engine.lm(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=keep).logits[0]
+    ends = [torch.tensor(path[len(item.ids) - 1:][:0 if item.parts else len(item.tokens)], dtype=torch.long) - past
+            for item, path in zip(batch, paths)]
+    places = {s: i for path in paths for i, s in enumerate(path)}
+    inputs = dict(input_ids=slots[past:], position_ids=[places[s] for s in range(past, len(slots))])
+    inputs = {k: torch.tensor([v], device=lm.device) for k, v in inputs.items()}
+    logits = lm(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=torch.cat(ends).to(lm.device),
+                branches=branches, shares=shares).logits[0]
+    _check_attention(engine, len(shares))
     for layer in cache.layers:
         layer.keys, layer.values = (kept[:, :, paths[-1]] for kept in (layer.keys, layer.values))
     return logits.split([len(e) for e in ends]), shares
 
+# %% ../nbs/39_probe.ipynb #check-attention
+def _check_attention(engine:HfEngine, attending:int):
+    "Raise CgdError if a layer does not attend as it is told to: its numbers would be of other texts, too"
+    layers = engine.lm.config.get_text_config().num_hidden_layers
+    if attending == layers: return
+    raise CgdError(f'{engine.spec}: {attending} of {layers} layers of {type(engine.lm).__name__} attend through '
+                   "transformers' AttentionInterface, and all have to; this model cannot be measured")
+
 # %% ../nbs/39_probe.ipynb #passes
 def _passes(engine:HfEngine, items:list[_Item]) -> Iterator[tuple]:
-    "Each item, the log-probabilities of its tokens, shares of attention, how many tokens were read before, and seconds"
+    "Each item, the logits of its tokens, shares of attention, how many tokens were read before, and seconds"
     import torch
     from transformers import DynamicCache
     cache, known = DynamicCache(), []
@@ -260,8 +277,9 @@ def _passes(engine:HfEngine, items:list[_Item]) -> Iterator[tuple]:
         with torch.inference_mode():
             logits, shares = _one_pass(engine, batch, past, slots, paths, cache)
             for item, path, row in zip(batch, paths, logits):
+                seen = [shares[layer][item.key].tolist() for layer in sorted(shares)] if item.parts else None
                 before = sum(s < past for s in path)
-                yield item, row.float().log_softmax(-1), shares.get(item.key), before, time.perf_counter() - start
+                yield item, row, seen, before, time.perf_counter() - start
         known = batch[-1].read
 
 # %% ../nbs/39_probe.ipynb #attention-request
@@ -319,11 +337,13 @@ def _prompt_parts(
     return [(name, end - n, end) for (name, n), end in zip(groups, ends)]
 
 # %% ../nbs/39_probe.ipynb #logp-text
-def _logp_text(tokens:list[int], logp) -> str:
+def _logp_text(tokens:list[int], logits) -> str:
     "A score as it is stored"
     import torch
+    logp = logits.float().log_softmax(-1)
     own = logp.gather(-1, torch.tensor(tokens, dtype=torch.long, device=logp.device)[:, None])
-    ranks, entropies = (logp > own).sum(-1) + 1, torch.special.entr(logp.exp()).sum(-1)
+    ranks = (logp > own).sum(-1) + 1
+    entropies = -torch.linalg.vecdot(logp.exp(), logp.clamp_(min=torch.finfo(logp.dtype).min))   # 0 times -inf is 0
     return Score(tokens, own[:, 0].tolist(), ranks.tolist(), entropies.tolist()).text
 
 # %% ../nbs/39_probe.ipynb #shares-text
@@ -338,9 +358,13 @@ class _ProbeEngine(HfEngine):
     "transformers, with every beginning read once and attention on demand"
     def load(self):
         import torch
+        from transformers import AttentionInterface
         super().load()
-        self.fast = self.lm.config._attn_implementation
-        self.room = 4096 if torch.cuda.is_available() else 384   # tokens a pass; on a CPU it has to fit its caches
+        AttentionInterface.register('cgd_branches', _attend)
+        self.lm.set_attn_implementation('cgd_branches')
+        # transformers 5.17 warns and goes on where a model has attention of its own (Falcon, Bloom)
+        if self.lm.config._attn_implementation != 'cgd_branches': _check_attention(self, 0)
+        self.room = 4096 if torch.cuda.is_available() else 2048   # tokens a pass
 
     def _parts(self, asked:ScoreRequest, size:int) -> tuple:
         "The parts of a prompt of `size` tokens, if attention is asked for"
@@ -356,8 +380,8 @@ class _ProbeEngine(HfEngine):
         for key, ids, tokens in score_pairs(self, missing):
             if isinstance(ids, Completion): yield ids
             else: items.append(_Item(key, ids, tokens, self._parts(missing[key], len(ids))))
-        for item, logp, shares, cached, seconds in _passes(self, items):
-            text = _shares_text(item, shares) if item.parts else _logp_text(item.tokens, logp)
+        for item, logits, shares, cached, seconds in _passes(self, items):
+            text = _shares_text(item, shares) if item.parts else _logp_text(item.tokens, logits)
             yield Completion(text, 'scored', len(item.ids), len(item.tokens), cached, seconds, item.key)
 
 # %% ../nbs/39_probe.ipynb #adapter-base
@@ -383,9 +407,32 @@ def open_probe(
     return _ProbeEngine(f'hf:{base}', base, EngineConfig(dtype=dtype, adapter=adapter, in_process=True))
 
 # %% ../nbs/39_probe.ipynb #fill
-def _fill(model:str, rows:list[dict], path:str):
-    requests = [(_AttentionRequest if 'parts' in row else ScoreRequest)(**row) for row in rows]
-    with open_probe(model) as engine, Store(path) as store: complete(engine, requests, store, 'probe')
+def _request(row:dict) -> ScoreRequest:
+    return (_AttentionRequest if 'parts' in row else _DriftRequest if 'base' in row else ScoreRequest)(**row)
+
+def _fill(work:dict[str, list[dict]], path:str):
+    "Answer each model's requests in this process; first tokens are compared with those of the first model"
+    work = {model: [_request(row) for row in rows] for model, rows in work.items()}
+    drifts = {r.id: r for requests in work.values() for r in requests if isinstance(r, _DriftRequest)}
+    before = None
+    for model, asked in work.items():
+        if not asked and (before or not drifts): continue
+        with open_probe(model) as engine, Store(path) as store:
+            complete(engine, [r for r in asked if not isinstance(r, _DriftRequest)], store, 'probe')
+            if drifts and not before: before = _first(engine, list(drifts.values())), engine.name
+            if mine := [r for r in asked if isinstance(r, _DriftRequest)]: _add_drifts(engine, mine, *before, store)
+
+# %% ../nbs/39_probe.ipynb #answered
+def _answered(work:dict[str, list], store:Store) -> dict[str, list[Completion]]: # one a request, in their order
+    "What each model makes of its requests; what the store does not have is measured in a process of its own"
+    identities = {model: open_probe(model).identity for model in work}
+    keys = {model: [request_key(identities[model], r) for r in requests] for model, requests in work.items()}
+    known = store.get([key for some in keys.values() for key in some])
+    missing = {model: [vars(r) for key, r in zip(keys[model], requests) if key not in known]
+               for model, requests in work.items()}
+    if any(missing.values()): launch('cgd.probe:_fill', missing, str(store.path), env=engine_env(EngineConfig()))
+    found = store.get([key for some in keys.values() for key in some])
+    return {model: [found[key] for key in some] for model, some in keys.items()}
 
 # %% ../nbs/39_probe.ipynb #probe
 def probe(
@@ -394,13 +441,7 @@ def probe(
     store:Store                  # where both are kept
 ) -> list[Completion]:           # one a request, in their order
     "Measure what the store does not have, in a process of its own"
-    engine = open_probe(model)
-    keys = [request_key(engine.identity, r) for r in requests]
-    known = store.get(keys)
-    missing = [vars(r) for key, r in zip(keys, requests) if key not in known]
-    if missing: launch('cgd.probe:_fill', model, missing, str(store.path), env=engine_env(engine.cfg))
-    found = store.get(keys)
-    return [found[key] for key in keys]
+    return _answered({model: requests}, store)[model]
 
 # %% ../nbs/39_probe.ipynb #probed
 @dataclass
@@ -421,6 +462,13 @@ def _attention_request(pair:dict) -> _AttentionRequest:
     parts = tuple((p, pair[p]) for p in ('problem', 'draft', 'critique'))
     return _AttentionRequest(pair['row_id'], pair['prompt'], pair['completion'][0]['content'], parts)
 
+def _requests(traces:list[dict], cfg:ViewConfig, contexts:tuple, attention:bool) -> tuple[list[dict], list]:
+    "The rows that are measured, and what is asked about them: context by context, attention last"
+    rows, pairs = in_context(traces, cfg, contexts)
+    asked = [ScoreRequest(p['row_id'], p['prompt'], p['completion'][0]['content']) for c in contexts for p in pairs[c]]
+    if attention: asked += map(_attention_request, in_context(traces, cfg, ("x, y', c",))[1]["x, y', c"])
+    return rows, asked
+
 # %% ../nbs/39_probe.ipynb #keep-fitting
 def _keep_fitting(rows:list[dict], columns:list[list[Completion]]) -> tuple[list[dict], list[list[dict]]]:
     "The rows that fit the model's context in every column, and what was measured of them"
@@ -439,9 +487,7 @@ def measure(
     attention:bool=True          # whether to look at attention, too
 ) -> Probed:                     # input of the tables
     "Score the refinements in every context, and look where attention lies"
-    rows, pairs = in_context(traces, cfg, contexts)
-    asked = [ScoreRequest(p['row_id'], p['prompt'], p['completion'][0]['content']) for c in contexts for p in pairs[c]]
-    if attention: asked += map(_attention_request, in_context(traces, cfg, ("x, y', c",))[1]["x, y', c"])
+    rows, asked = _requests(traces, cfg, contexts, attention)
     found = iter(probe(model, asked, store))
     columns = [[next(found) for _ in rows] for _ in range(len(contexts) + attention)]
     kept, columns = _keep_fitting(rows, columns)
@@ -640,12 +686,13 @@ class _DriftRequest:
 # %% ../nbs/39_probe.ipynb #first-token
 def _first(engine:_ProbeEngine, requests:list[_DriftRequest]) -> dict[str, tuple]:
     "Prompt tokens, and log-probabilities of the first token, of each request that fits"
-    engine.load()
+    engine._load_once()
     engine._wear()
     asked = {r.id: ScoreRequest(r.id, r.messages, [0]) for r in requests}
     read = ((r.id, pair[1]) for r, pair in zip(requests, score_pairs(engine, asked)))
     items = [_Item(id, ids, [0]) for id, ids in dict(read).items() if not isinstance(ids, Completion)]
-    return {item.key: (len(item.ids), logp[0].double()) for item, logp, *_ in _passes(engine, items)}
+    return {item.key: (len(item.ids), logits[0].float().log_softmax(-1).double())
+            for item, logits, *_ in _passes(engine, items)}
 
 # %% ../nbs/39_probe.ipynb #divergence
 def _divergence(p, q) -> float: return max(0., float((p.exp() * (p - q)).sum()))
@@ -660,30 +707,20 @@ def _drift_completion(before:tuple|None, after:tuple|None, key:str, model:str, b
                        'their first tokens cannot be compared')
     return Completion(json.dumps(dict(kl=_divergence(p, q), reverse=_divergence(q, p))), 'scored', n, 1, key=key)
 
-# %% ../nbs/39_probe.ipynb #drift-fill
-def _fill_drift(base:str, rows:dict[str, list[dict]], path:str):
-    models = {model: [_DriftRequest(**row) for row in some] for model, some in rows.items()}
-    everything = {r.id: r for requests in models.values() for r in requests}
-    with open_probe(base) as engine: before, name = _first(engine, list(everything.values())), engine.name
-    for model, requests in models.items():
-        with open_probe(model) as engine, Store(path) as store:
-            start, after = time.perf_counter(), _first(engine, requests)
-            session = begin_session(store, 'probe', engine.name, engine.version, engine.identity)
-            for r in requests:
-                key = request_key(engine.identity, r)
-                found = _drift_completion(before.get(r.id), after.get(r.id), key, model, name)
-                add_completion(store, session, r, found, seconds=time.perf_counter() - start)
+# %% ../nbs/39_probe.ipynb #add-drifts
+def _add_drifts(engine:_ProbeEngine, requests:list[_DriftRequest], before:dict, base:str, store:Store):
+    "Read first tokens with a model, and keep how far they lie from those `before`, which the base gave"
+    start, after = time.perf_counter(), _first(engine, requests)
+    session = begin_session(store, 'probe', engine.name, engine.version, engine.identity)
+    for r in requests:
+        key = request_key(engine.identity, r)
+        found = _drift_completion(before.get(r.id), after.get(r.id), key, engine.name, base)
+        add_completion(store, session, r, found, seconds=time.perf_counter() - start)
 
-# %% ../nbs/39_probe.ipynb #drift-read-store
-def _drift_keys(base:str, models:list[str], requests:list[_DriftRequest], store:Store) -> dict[str, list[str]]:
-    "Each model's keys in the store, after what was missing there has been measured"
-    keys = {m: [request_key(open_probe(m).identity, r) for r in requests] for m in models}
-    missing = {}
-    for m in keys:
-        found = store.get(keys[m])
-        if lacking := [vars(r) for key, r in zip(keys[m], requests) if key not in found]: missing[m] = lacking
-    if missing: launch('cgd.probe:_fill_drift', base, missing, str(store.path), env=engine_env(EngineConfig()))
-    return keys
+# %% ../nbs/39_probe.ipynb #drift-requests
+def _drift_requests(base:str, problems:list[dict]|Items, cfg:EvalConfig) -> list[_DriftRequest]:
+    identity = open_probe(base).identity
+    return [_DriftRequest(p['problem_id'], messages(problems, p, cfg), identity) for p in problems]
 
 # %% ../nbs/39_probe.ipynb #drift
 def first_token_table(
@@ -694,15 +731,27 @@ def first_token_table(
     cfg:EvalConfig=EvalConfig() # how problems are put
 ) -> list[dict]:                # method, measure, n, value with its interval
     "How far tuned students have drifted from their base in the first token of an answer"
-    identity, lines = open_probe(base).identity, []
-    requests = [_DriftRequest(p['problem_id'], messages(problems, p, cfg), identity) for p in problems]
-    keys = _drift_keys(base, list(dict.fromkeys(models.values())), requests, store)
+    requests, lines = _drift_requests(base, problems, cfg), []
+    found = _answered({base: []} | {model: requests for model in models.values()}, store)
     for method, model in models.items():
-        found = store.get(keys[model])
-        read = [(json.loads(found[key].text), p) for key, p in zip(keys[model], problems)
-                if found[key].finish_reason == 'scored']
+        read = [(json.loads(c.text), p) for c, p in zip(found[model], problems) if c.finish_reason == 'scored']
         if not read: raise CgdError(f"{model}: none of {len(problems)} problems fits the model's context")
         for measure, which in dict(first_token_kl='kl', first_token_kl_reverse='reverse').items():
             estimate = _estimate([values[which] for values, _ in read], [p for _, p in read])
             lines.append(dict(method=method, measure=measure, **estimate))
     return lines
+
+# %% ../nbs/39_probe.ipynb #probe-all
+def probe_all(
+    base:str,                       # the untrained student
+    students:dict[str, str],        # name -> a student, tuned or not: see `open_probe`
+    traces:list[dict],              # with drafts, critiques and refinements
+    problems:list[dict]|Items,      # whose first answer token is looked at
+    store:Store,                    # where everything is kept
+    views:ViewConfig=ViewConfig(),  # filters, template, and the seed of the shuffle
+    cfg:EvalConfig=EvalConfig()     # how problems are put
+):
+    "Measure in one process what `measure` and `first_token_table` will ask of these students"
+    scores, drifts = _requests(traces, views, tuple(CONTEXTS), True)[1], _drift_requests(base, problems, cfg)
+    tuned = {model: scores + drifts for model in students.values() if model != base}
+    _answered({base: scores if base in students.values() else []} | tuned, store)

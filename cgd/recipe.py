@@ -17,7 +17,7 @@ from .models import resolve_dtype
 # %% ../nbs/25_recipe.ipynb #train-config
 class TrainConfig(Config):
     "How a student is fine-tuned"
-    backend:Literal['auto', 'unsloth', 'trl']='auto' # auto: unsloth where it can be imported, else plain trl
+    backend:Literal['auto', 'unsloth', 'trl']='auto' # auto: unsloth on a GPU if it can be imported, else plain trl
     tuning:Literal['lora', 'full', 'qlora']='lora' # adapter, all weights, or adapter on a 4-bit base (GPU)
     lora_r:PositiveInt=16                          # rank of the adapter
     lora_alpha:PositiveInt=32                      # its scale: alpha/r

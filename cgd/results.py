@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable
 from itertools import combinations
 from pathlib import Path
 
-from .core import CgdError, read_table
+from .core import CgdError, read_table, read_times
 from .analysis import confusion, critique_report, drift, imitation, label_answers, reasoning, step_overlap
-from .costs import ledger, method_costs, oracle_sessions, reach_table
+from .costs import ledger, method_costs, oracle_sessions, reach_table, time_table
 from .evaluate import GRADER_NAMES, at_k_table, graders_in, graders_of, summarise
 from .stats import compare, holm
 from .models import find_model, load_tokenizer, Shape, model_shape
@@ -268,4 +268,5 @@ def run_tables(
     tables = dict(results=scores, differences=gaps) | text_tables(label_answers(records)) | dict(ledger=spent)
     tables |= _trace_tables(plan, traces) | dict(losses=loss_table(plan), at_k=at_k_table(records))
     tables |= _harness_tables(plan) | dict(costs=costs, reach=reach_table(costs, scores))
+    tables |= dict(time=time_table(read_times(plan.cfg.path())))
     return tables | {name: tables.get(name, []) + rows for name, rows in probed_tables(plan).items()}

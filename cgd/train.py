@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import TextIO
 
 from .batches import arrange_rows, choose_batching, pack_rows
-from .core import CgdError, content_hash, is_current, read_table
+from .core import CgdError, content_hash, is_current, read_table, span
 from .process import call_by_name, explain_death, launch, redirect_output, set_up_child
 from .contamination import shared_problems
 from .fits import memory_note
 from .models import device_memory, find_model, fingerprint, load_tokenizer
 from .loading import check_hardware, choose_backend, load_student
 from .recipe import TrainConfig, accumulation, choose_parallel, devices, training_dtype
-from .trainer import (check_hub, check_loggers, deliver, explain_hub, hub_id, on_these_devices, peak_gib,
-                         quiet_trainer, run_trainer, saving_arguments, thinking_of, train_env, update_arguments,
-                         versions, watcher)
+from .trainer import (check_hub, check_loggers, deliver, explain_hub, held_gib, hub_id, on_these_devices,
+                         peak_gib, quiet_trainer, run_trainer, saving_arguments, thinking_of, train_env,
+                         update_arguments, versions, watcher)
 from .masks import Encoded, encode
 from .views import Pairs
 
@@ -95,7 +95,7 @@ def _widen(model):
 def _trainer(model, tokenizer, encoded:Encoded, held_out:Encoded|None, cfg:TrainConfig,
              batching:str, checkpoints:Path, callback):
     "TRL's trainer of a recipe"
-    from trl import SFTConfig, SFTTrainer
+    with span('import'): from trl import SFTConfig, SFTTrainer
     data = pack_rows(encoded.rows, cfg, batching)
     tested = None if held_out is None else pack_rows(held_out.rows, cfg, 'padding_free')
     settings = update_arguments(cfg) | saving_arguments(cfg, tested is not None, checkpoints)
@@ -119,17 +119,18 @@ def _memory_word(folder:str, cfg:TrainConfig, rows:list[dict]) -> str:
     return memory_note(folder, cfg, max(len(r['input_ids']) for r in rows), memory.free, memory.gpu)
 
 # %% ../nbs/30_train.ipynb #prepare
+@span('load')
 def _prepare(pairs:Pairs, cfg:TrainConfig, folder:str, checkpoints:Path, made_from:str, screen:TextIO|None,
              validation:Pairs|None, thinking:str) -> tuple:
     "The trainer, ready to go; the rows as tokens, and those held out; what is known; memory held before the model"
-    backend, why = choose_backend(cfg)
+    with span('import'): backend, why = choose_backend(cfg)
     _say(screen, f'train: {backend}' + (f' ({why})' if why else ''))
-    import peft, trl   # noqa: their memory is not the training's
-    tokenizer, batching = load_tokenizer(folder, thinking), choose_batching(cfg, backend)
+    with span('import'): import peft, trl   # noqa: their memory is not the training's
+    tokenizer, batching = load_tokenizer(folder, thinking), choose_batching(cfg, backend, folder)
     encoded, held_out = encode(tokenizer, pairs, cfg.max_length, cfg.max_cut_share), None
     if validation is not None:
         held_out = encode(tokenizer, replace(validation, name=f'validation of {pairs.name}'), cfg.max_length, 1.)
-    before = peak_gib()
+    before = held_gib()
     if screen: _say(screen, _memory_word(folder, cfg, encoded.rows))
     model, watch = load_student(backend, folder, cfg, batching), watcher(cfg, made_from, screen)
     with explain_hub(cfg.push_to_hub):

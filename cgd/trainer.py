@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['run_trainer', 'Watch', 'watcher', 'check_loggers', 'check_hub', 'update_arguments', 'saving_arguments',
-           'on_these_devices', 'quiet_trainer', 'read_losses', 'versions', 'peak_gib', 'thinking_of', 'hub_id',
-           'deliver', 'explain_hub', 'train_env']
+           'on_these_devices', 'quiet_trainer', 'read_losses', 'versions', 'held_gib', 'peak_gib', 'thinking_of',
+           'hub_id', 'deliver', 'explain_hub', 'train_env']
 
 # %% ../nbs/29_trainer.ipynb #imports
-import csv, errno, importlib.metadata, importlib.util, io, json, math, os, resource, shutil, sys, time
+import csv, errno, gc, importlib.metadata, importlib.util, io, json, math, os, resource, shutil, sys, time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
-from .core import CgdError, is_current, mark_current, write_atomic
+from .core import CgdError, is_current, mark_current, span, write_atomic
 from .process import usable_cores
 from .models import cache_folder, chat_facts
 from .loading import end_turns
@@ -59,6 +59,7 @@ def _wait_for_all():
     if dist.is_available() and dist.is_initialized(): dist.barrier()
 
 # %% ../nbs/29_trainer.ipynb #run-trainer
+@span('train step')
 def run_trainer(
     trainer,          # of TRL, with a `watcher`
     checkpoints:Path, # folder of its checkpoints
@@ -241,15 +242,31 @@ def versions() -> dict[str, str]: # package -> version
     return {n: importlib.metadata.version(n) for n in names if importlib.util.find_spec(n)}
 
 # %% ../nbs/29_trainer.ipynb #peak-gib
-def peak_gib(
-    before:float=0. # what it was before
-) -> float:         # GiB more than that
-    "Most memory held so far: what torch allocated on a GPU, else this process's resident memory"
+def held_gib() -> float: # GiB
+    "Memory that is held now, after what earlier trainings left is cleared away; the peak is counted from here on"
     import torch
-    unit = 1 if sys.platform == 'darwin' else 1024
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*unit
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident
-    return round(peak/2**30 - before, 3)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()/2**30
+    if not Path('/proc/self/clear_refs').exists(): return peak_gib()   # macOS forgets no peak
+    Path('/proc/self/clear_refs').write_text('5')
+    return _status('VmRSS')
+
+def _status(field:str) -> float: # GiB
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f'{field}:'))/2**20
+
+# %% ../nbs/29_trainer.ipynb #peak-gib-rest
+def peak_gib(
+    before:float=0. # what was held before; see `held_gib`
+) -> float:         # GiB more than that
+    "Most memory held: what torch allocated on a GPU, else this process's resident memory"
+    import torch
+    if torch.cuda.is_available(): peak = torch.cuda.max_memory_allocated()/2**30
+    elif sys.platform == 'darwin': peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**30
+    else: peak = _status('VmHWM')
+    return round(peak - before, 3)
 
 # %% ../nbs/29_trainer.ipynb #thinking-of
 def thinking_of(folder:str, thinking:str) -> dict:
@@ -296,6 +313,7 @@ def _save(trainer, record:dict, out:Path, columns:dict[str, str], card:Callable)
     os.rename(part, out)
 
 # %% ../nbs/29_trainer.ipynb #deliver
+@span('save')
 def deliver(
     trainer,          # that has ended
     record:dict,      # of it, for train.json
@@ -392,6 +410,7 @@ def train_env(
     "What the trainer's libraries read from the environment"
     threads = max(1, usable_cores()//processes)
     env = dict(HF_HUB_OFFLINE='0' if online else '1', OMP_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM='false',
-               TRANSFORMERS_VERBOSITY='error', UNSLOTH_COMPILE_LOCATION=str(cache_folder()/'unsloth'),
+               TRANSFORMERS_VERBOSITY='error', HF_HUB_DISABLE_PROGRESS_BARS='1',
+               UNSLOTH_COMPILE_LOCATION=str(cache_folder()/'unsloth'),
                UNSLOTH_DISABLE_STATISTICS='1', OMP_WAIT_POLICY='passive')  # a waiting thread must not spin
     return {k: os.environ.get(k, v) for k, v in env.items()}

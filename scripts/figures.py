@@ -9,7 +9,7 @@ matplotlib.rcdefaults()   # a matplotlibrc of this machine must not show
 import yaml
 from matplotlib import pyplot as plt
 from cgd.core import CgdError, write_atomic
-from cgd.figures import DRAWINGS, draw_folder, plot_overview
+from cgd.figures import DRAWINGS, _name_rows, _new_grid, draw_folder, plot_overview, read_results
 from cgd.plan import Plan, RunConfig
 from cgd.results import caption
 
@@ -29,6 +29,31 @@ def about(folder: Path) -> str:
     return f'{folder.name}: student {run.student}, {teachers}, trained on {size}problems of {run.problems}'
 
 
+def plot_engines(rows: list[dict]):
+    "Of benchmarks/engines.py: speed by engine and number of prompts, and what a start takes; two panels a machine, medians with the lowest and the highest"
+    machines = list(dict.fromkeys(r['machine'] for r in rows))
+    figure, axes = _new_grid(len(machines), 2, 9, .5 + 2.4 * len(machines))
+    for machine, (speed, start) in zip(machines, zip(axes[::2], axes[1::2])):
+        own = [r for r in rows if r['machine'] == machine]
+        engines, sizes = list(dict.fromkeys(r['engine'] for r in own)), sorted({r['prompts'] for r in own})
+        high = .8 / len(sizes)
+        for r in own:
+            k, at = sizes.index(r['prompts']), engines.index(r['engine'])
+            bars = [(speed, 'tokens_a_second', ('#9ecae1', '#2a6ea6', '#333333')[k], at - .4 + high * (k + .5), high)]
+            if not k: bars.append((start, 'start_seconds', '#b3b3b3', at, high))
+            for ax, name, color, y, thick in bars:
+                middle, low, top = r[name], r[f'{name}_low'], r[f'{name}_high']
+                ax.barh(y, middle, thick, color=color, xerr=[[middle - low], [top - middle]], error_kw=dict(lw=1, ecolor='#333333'), label=f'{r["prompts"]:.0f} prompts' if not at else None)
+                ax.text(top, y, f'  {middle:.3g}', va='center', fontsize=8)
+        _name_rows(speed, engines); _name_rows(start, [''] * len(engines))
+        for ax in (speed, start): ax.margins(x=.12); ax.grid(axis='y', visible=False)
+        speed.set_xlabel(f'tokens/s, {machine}', fontsize=9); start.set_xlabel('start-up (import and load), s', fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc='outside upper center', ncols=3, frameon=False, fontsize=9)
+    first = rows[0]
+    figure.supxlabel(f'{first["model"]}, {first["dtype"]}, greedy, at most 128 tokens; medians of {first["rounds"]:.0f} rounds, lowest to highest', fontsize=8)
+    return figure
+
+
 def save(name: str, figure) -> str:
     "Save one figure and say its name"
     picture = io.BytesIO()
@@ -41,6 +66,8 @@ def save(name: str, figure) -> str:
 def main():
     folders = sorted(p for p in RESULTS.iterdir() if p.is_dir())
     drawn = [save('overview', plot_overview().figure)] + [save(*figure) for folder in folders for figure in draw_folder(folder, about(folder))]
+    if (table := RESULTS/'engines.csv').exists():
+        drawn.append(save('engines', plot_engines(read_results(table, ('machine', 'engine'), ('prompts', 'tokens_a_second', 'start_seconds')))))
     print(f'{len(drawn)} figures in {FIGURES}/')
     if absent := [file for file in DRAWINGS if not any((folder/file).exists() for folder in folders)]: print(f'not drawn, no such table in {RESULTS}/*/: {", ".join(absent)}')
     if stale := [f.name for f in sorted(FIGURES.glob('*.png')) if f.stem not in [*drawn, 'report', 'trace']]: print(f'stale, no table draws them: {", ".join(stale)}')

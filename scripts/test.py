@@ -1,10 +1,10 @@
 """Everything CI checks, in order: modules and README in sync with the notebooks, notebooks clean and easy to read,
-notebooks pass, pytest passes.
+notebooks and tests pass (pytest runs both: tests/test_notebooks.py).
 `--all` adds slow cells and long tests. Ends with `N passed, M failed` (each sync check, each notebook and each pytest test counts as one)."""
-import os, re, subprocess, sys
+import os, re, shutil, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
-import shutil
 
 BIN, ALL, CORES = Path(sys.executable).parent, '--all' in sys.argv, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 WORKERS = min(CORES, 4)   # an engine wants some gigabytes
@@ -31,19 +31,17 @@ def unchanged_by(folder: str, *command: str) -> bool:
 
 
 def main() -> int:
-    checks = {'modules in sync with notebooks': unchanged_by('cgd', 'nbdev_export'),
-              'notebooks clean': unchanged_by('nbs', 'nbdev_clean'),
-              'README in sync with index': run('python', 'scripts/readme.py', '--check')[0] == 0,
-              'notebooks easy to read': run('python', 'scripts/lint.py')[0] == 0}
+    checks = {'modules in sync with notebooks': unchanged_by('cgd', 'nbdev_export')}
+    with ThreadPoolExecutor() as pool:
+        read, lint = (pool.submit(run, 'python', *words) for words in (('scripts/readme.py', '--check'), ('scripts/lint.py',)))
+        checks['notebooks clean'] = unchanged_by('nbs', 'nbdev_clean')
+    checks |= {'README in sync with index': read.result()[0] == 0, 'notebooks easy to read': lint.result()[0] == 0}
     for name, passed in checks.items(): print(f'{"ok" if passed else "FAILED"}: {name}')
-    notebooks = len([p for p in Path('nbs').rglob('*.ipynb') if not p.name.startswith('_') and '.ipynb_checkpoints' not in p.parts])
-    code, out = run('nbdev_test', '--n_workers', str(WORKERS), *(['--flags', 'slow'] if ALL else []))
-    bad = len(set(re.findall(r'^\w+ in (\S+\.ipynb)', out, re.M))) or notebooks if code else 0
-    code, out = run('pytest', '-q', '-n', str(WORKERS), '--dist', 'loadfile', *(['--long'] if ALL else []), 'tests')
+    code, out = run('pytest', '-q', '-n', str(WORKERS), '--dist', 'loadfile', '--no-loadscope-reorder', *(['--long'] if ALL else []), 'tests')
     count = lambda word: sum(map(int, re.findall(rf'(\d+) {word}', out.splitlines()[-1] if out else '')))
     crashed = code != 0 and not count('failed') + count('errors?')   # a pytest that was killed or could not start counts as a failure
-    passed = sum(checks.values()) + notebooks - bad + count('passed')
-    failed = list(checks.values()).count(False) + bad + count('failed') + count('errors?') + crashed
+    passed = sum(checks.values()) + count('passed')
+    failed = list(checks.values()).count(False) + count('failed') + count('errors?') + crashed
     print(f'{passed} passed, {failed} failed' + (f', {count("skipped")} skipped' if count('skipped') else ''))
     return failed > 0 or passed == 0
 

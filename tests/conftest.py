@@ -1,9 +1,40 @@
-"Shared by the tests: `--long`, and a tiny random model that every engine can load"
+"Shared by the tests: `--long`, processes that start warm, the order for several workers, and a tiny random model that every engine can load"
 import pytest
+
+import warm
+
+DEAR = ['00_tour.ipynb', 'test_train.py', 'test_rivals.py', 'test_pipeline.py', 'test_engines.py', 'test_bad_input.py', 'test_kill.py', 'test_probe.py', 'test_templates.py',
+        '44_pipeline.ipynb', '30_train.ipynb', '32_rivals.ipynb', '36_harness.ipynb', '39_probe.ipynb']   # the others as they come
 
 
 def pytest_addoption(parser):
     parser.addoption('--long', action='store_true', help='more rounds and the slow tests (`make test-all`)')
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session):
+    warm.use()
+    if session.config.getoption('numprocesses', None) or hasattr(session.config, 'workerinput'): warm.begin()   # one server for all workers
+
+
+def unit(nodeid: str) -> str:
+    "What goes to one worker as a whole: a notebook, or the tests of a file, which share fixtures"
+    file, _, test = nodeid.partition('::')
+    return test.partition('[')[2].rstrip(']') if file.endswith('test_notebooks.py') else file.rpartition('/')[2]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadFileScheduling
+
+    class Units(LoadFileScheduling):
+        def _split_scope(self, nodeid): return unit(nodeid)
+    return Units(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    "The dear ones first, so that all workers end together"
+    items.sort(key=lambda item: DEAR.index(name) if (name := unit(item.nodeid)) in DEAR else len(DEAR))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,10 +1,11 @@
 "Local engines: a batch changes nothing but the speed, and a model's process that dies is replaced"
-import dataclasses, os, shutil
+import dataclasses, json, os, shutil, sys
 from importlib.util import find_spec
 
 import pytest
 
 from cgd.core import CgdError
+from cgd.process import launch
 from cgd.store import Request, Store
 from cgd.generate import complete
 from cgd.models import fingerprint
@@ -150,3 +151,82 @@ def test_a_fingerprint_sees_a_change_within_one_tick_of_the_clock(tiny_model, tm
         weights.write_bytes(data); os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         seen.add(fingerprint(folder))
     assert len(seen) == 4
+
+
+def with_weights(model, folder, change, **config) -> str:
+    "A copy whose weights are what `change` makes of their names and tensors"
+    import torch
+    from safetensors.torch import load_file, save_file
+    folder = shutil.copytree(model, folder)
+    torch.manual_seed(1)
+    save_file(change(load_file(folder/'model.safetensors')), folder/'model.safetensors', metadata=dict(format='pt'))
+    (folder/'config.json').write_text(json.dumps(json.loads((folder/'config.json').read_text()) | config))
+    return str(folder)
+
+
+def other_numbers(weights) -> dict: return {name: w + .5 * w.roll(1, 0).flip(-1) if w.ndim == 2 else 1.5 * w for name, w in weights.items()}
+
+
+@pytest.fixture(scope='module')
+def others(tiny_model, tmp_path_factory) -> tuple[str, str]:
+    "Other numbers in the same shape, as a student has them; and a model with a layer less"
+    home = tmp_path_factory.mktemp('others')
+    return (with_weights(tiny_model, home/'student', other_numbers),
+            with_weights(tiny_model, home/'shallow', lambda weights: {k: w for k, w in weights.items() if '.layers.1.' not in k}, num_hidden_layers=1))
+
+
+def opened_anew(spec, model, requests, path) -> tuple:
+    with open_engine(f'{spec.partition(":")[0]}:{model}', dtype='float32') as engine, Store(path) as store:
+        return engine.name, engine.identity, [(c.key, c.text) for c in complete(engine, requests, store)]
+
+
+@pytest.mark.parametrize('kind', ['hf', 'vllm'])
+def test_another_model_takes_the_place_of_the_one_before(tiny_model, others, kind, tmp_path, capsys):
+    "Same name, identity, keys and texts as an engine opened for it; the process stays unless more than numbers differs"
+    if not find_spec(kind.replace('hf', 'transformers')): pytest.skip(f'{kind} is not installed')
+    (student, shallow), requests, spec = others, ask(3, max_new_tokens=12), f'{kind}:{tiny_model}'
+    with Store(tmp_path/'s.sqlite') as store, open_engine(spec, dtype='float32', kv_cache_gib=1) as engine:
+        def taken(model, requests=requests):
+            engine.set_model(model)
+            return engine.name, engine.identity, [(c.key, c.text) for c in complete(engine, requests, store)]
+        first, process = taken(tiny_model), engine.process.pid
+        second = taken(student)
+        again = taken(tiny_model, ask(3, 4, max_new_tokens=12))   # two of them it has; for the third the first weights come back
+        assert engine.process.pid == process and len(store) == 7 and again[:2] == first[:2] and again[2][:2] == first[2][1:]
+        assert len({text for _, text in first[2] + second[2]}) == 6
+        engine.set_model(shallow)
+        assert 'another config.json, weights: a new process' in capsys.readouterr().err if kind == 'vllm' else engine.process.pid == process
+        assert (engine.process is None) == (kind == 'vllm') and engine.identity == open_engine(f'{kind}:{shallow}', dtype='float32').identity
+        if kind == 'hf': assert len({text for _, text in taken(shallow)[2] + first[2]}) == 6
+        engine.set_model(student)   # vLLM: in a new process
+        with Store(tmp_path/'new.sqlite') as empty: assert [(c.key, c.text) for c in complete(engine, requests, empty)] == second[2]
+    if kind == 'hf': assert opened_anew(spec, student, requests, tmp_path/'anew.sqlite') == second
+
+
+def test_a_model_changed_under_an_engine_is_refused_until_it_is_set_again(tiny_model, others, tmp_path):
+    mine, requests = str(shutil.copytree(tiny_model, tmp_path/'mine')), ask(2, max_new_tokens=12)
+    with Store(tmp_path/'s.sqlite') as store, open_engine(f'hf:{tiny_model}', dtype='float32') as engine:
+        engine.set_model(mine); old = complete(engine, requests, store)
+        overwrite(mine, others[0])
+        with pytest.raises(CgdError, match='mine: has changed under an open engine'): complete(engine, requests, store)
+        engine.set_model(mine)   # the same path, and what lies there now
+        new, process = complete(engine, requests, store), engine.process.pid
+        with pytest.raises(CgdError, match='no such model folder'): engine.set_model(str(tmp_path/'none'))
+        assert complete(engine, requests, store) == new != old and engine.process.pid == process
+
+
+def page_faults() -> int:
+    "What a large block costs that was had before, in the process of a model"
+    import resource
+    from cgd.engines import _lighten
+    _lighten()
+    import torch, transformers.generation.candidate_generator   # noqa: F401  (would import sklearn)
+    assert find_spec('sklearn') is None
+    for size in (2**24, 2**23, 2**23):   # numbers of four bytes
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(size)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason="glibc's memory")
+def test_a_model_keeps_the_memory_of_a_step_for_the_next(): assert launch('test_engines:page_faults') < 1000   # of 8,192

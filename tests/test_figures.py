@@ -59,6 +59,8 @@ def tables() -> dict[str, list[dict]]:
         'reasoning.csv': [dict(method=m, benchmark=b, n=round(n * v), value=v, **ends(v)) for m in models for b, n in BENCHMARKS for v in [level(m, b, 'steps')]],
         'ledger.csv': [dict(method=m, stage=s, who=w, requests=128, prompt_tokens=1, completion_tokens=1, flops=f * 1e15, seconds=60, gpu_hours=0)
                        for m, s, w, f in [('', 'draft', 'student', 1), ('', 'critique', 'teacher', 9), ('', 'refine', 'teacher', 11)] + [(m, s, 'student', 3) for m in models[1:] for s in ('train', 'evaluate')]],
+        'time.csv': [dict(stage=s, method=m, kind=k, sittings=1, seconds=200 * level(s, m, k)) for s, m in (('', ''), ('draft', ''), ('refine', ''), ('train', 'cgd'), ('eval', 'base'), ('eval', 'cgd'), ('report', ''))
+                     for k in ('rest', 'import', 'load', 'prefill', 'decode', 'train step', 'grade')],
         'losses.csv': [dict(arm=arm, method=m, seed=s, step=i, loss=round(1.2 * .9**i + level(m, arm, s), 4)) for arm, m in MODELS[1:] for s in range(3) for i in range(1, 33)]}
 
 def write(path: Path, rows: list[dict]):
@@ -87,15 +89,18 @@ def test_every_table_is_drawn(figures):
     assert {name.split('-')[1] if '-' in name else 'results' for name in figures} == {Path(file).stem for file in DRAWINGS}
     assert {name for name in figures if 'curves' in name} == {f'study-curves-{x}' for x in ('n_problems', 'target_tokens', 'train_lr', 'train_epochs', 'teach_wrong_rate', 'views_right_share')}
 
-def test_same_bytes_whatever_the_machine(results, tmp_path):
+def test_same_bytes_whatever_the_machine(results, tmp_path, long):
+    "Every other table, among which are all kinds of drawings; with --long all of them"
+    files = list(DRAWINGS)[::1 if long else 2]
+    for file in files: write(tmp_path/'results/study'/file, tables()[file])
     (tmp_path/'settings').mkdir()
     (tmp_path/'settings/matplotlibrc').write_text('font.family: serif\nsavefig.dpi: 40\naxes.facecolor: red\nlines.linewidth: 5\n')
     (tmp_path/'settings/other').mkdir()
-    first = make_figures(results, tmp_path/'a')
-    second = make_figures(results, tmp_path/'b', MATPLOTLIBRC=str(tmp_path/'settings'), MPLCONFIGDIR=str(tmp_path/'settings/other'), PYTHONHASHSEED='7', LC_ALL='C', TZ='Asia/Tokyo')
+    first = make_figures(tmp_path/'results', tmp_path/'a')
+    second = make_figures(tmp_path/'results', tmp_path/'b', MATPLOTLIBRC=str(tmp_path/'settings'), MPLCONFIGDIR=str(tmp_path/'settings/other'), PYTHONHASHSEED='7', LC_ALL='C', TZ='Asia/Tokyo')
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     a, b = ({f.name: f.read_bytes() for f in (tmp_path/name).iterdir()} for name in 'ab')
-    assert a == b and len(a) == 1 + len(DRAWINGS) + 5   # the overview, one a table, and five more curves
+    assert a == b and len(a) == 1 + len(files) + 5*('curves.csv' in files)   # the overview, one a table, and five more curves
 
 def test_says_what_is_absent_and_what_is_stale(results, tmp_path):
     write(tmp_path/'results/one/losses.csv', tables()['losses.csv'])
@@ -148,7 +153,7 @@ def test_n_is_said(figures):
         assert any('n = ' in w for w in words) and 'made-up numbers' in words, name
 
 def test_units_are_said(figures):
-    for name, unit in (('methods', '%'), ('contrasts', 'points'), ('uncertainty', 'nats'), ('alignment', 'nats'), ('attention', '%'), ('losses', 'nats'), ('ledger', 'FLOPs'), ('reasoning', '%'), ('scores', 'tokens'), ('drift', 'tokens')):
+    for name, unit in (('methods', '%'), ('contrasts', 'points'), ('uncertainty', 'nats'), ('alignment', 'nats'), ('attention', '%'), ('losses', 'nats'), ('ledger', 'FLOPs'), ('time', 'seconds'), ('reasoning', '%'), ('scores', 'tokens'), ('drift', 'tokens')):
         assert any(unit in text for ax in figures[f'study-{name}'].axes for text in (ax.get_xlabel(), ax.get_ylabel())), name
 
 def rows_by_color(ax):

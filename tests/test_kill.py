@@ -1,6 +1,5 @@
 "Generation that survives: SIGKILL at any row, a torn write-ahead log, a damaged page, a full disk"
 import json
-import multiprocessing
 import random
 import shutil
 import signal
@@ -15,10 +14,7 @@ from cgd.core import CgdError, hold_folder, read_table, write_table
 from cgd.store import Completion, Request, Store, add_completion, begin_session, _salvage
 from cgd.generate import complete
 from cgd.engines import open_engine
-
-# fresh processes that have the slow imports behind them: a kill needs a real process, not twenty seconds of start-up
-CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload(['torch', 'transformers.models.auto.modeling_auto', 'transformers.models.llama.modeling_llama'])
+from warm import CONTEXT   # a kill needs a real process, not twenty seconds of start-up
 
 
 def run(spec, options, path, requests):

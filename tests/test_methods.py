@@ -76,7 +76,7 @@ def test_it_is_trained_in_a_process_that_does_not_know_it(tiny_student, tmp_path
 
 def test_it_learns_from_its_own_completions_there(tiny_student, tmp_path):
     record = train_rival('brief', TRACES, ROLLING, tiny_student, tmp_path/'brief', progress=False)
-    assert record['view'] == 'brief' and record['steps'] == 2 and len(record['rewards']) == 2 and all(r < 0 for r in record['rewards'])
+    assert record['view'] == 'brief' and record['steps'] == 2 and len(record['rewards']) == 2 and all(r < 0 for r in record['rewards']) and record['written_by'].startswith('vllm')
     card = (tmp_path/'brief'/'README.md').read_text()
     assert 'Learns to be brief. Trained by TRL through cgd: 8 completions' in card
     assert 'reward' in (tmp_path/'brief'/'losses.csv').read_text().splitlines()[0]

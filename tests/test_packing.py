@@ -12,7 +12,7 @@ from cgd.views import Pairs, make_pair
 from cgd.masks import encode
 from test_train import sums, tiny_student
 
-CFG = TrainConfig(backend='trl', epochs=2, batch_size=4, device_batch_size=2, order='given', lr=2e-2, dtype='float32')
+CFG = TrainConfig(backend='trl', epochs=2, batch_size=4, device_batch_size=2, batching='padded', order='given', lr=2e-2, dtype='float32')
 
 
 def others(n):

@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cgd.core import CgdError, read_table
+from cgd.cli import main
+from cgd.core import CgdError, read_table, read_times
 from cgd.evaluate import EvalConfig
 from cgd.store import SampleConfig, Store, sessions
 from cgd.methods import METHODS
@@ -43,12 +44,22 @@ def test_adapters_are_served_from_one_base(cfg):
     assert 'oracle teacher (detail exact) and teacher hf:' in said
     assert not list(cfg.path('models').glob('*-merged')) and (cfg.path('models', 'cgd', 'adapter_config.json')).exists()
     with Store(cfg.path('store.sqlite')) as store: asked = [s for s in sessions(store) if s['stage'] == 'evaluate']
-    assert len({s['model'] for s in asked}) == 3 and [s['load_seconds'] > 0 for s in asked] == [True, False, False]
+    assert len({s['model'] for s in asked}) == 3 and [s['load_seconds'] > 0 for s in asked] == [True, True, False]   # the untrained student has its own engine, which drafts
     held_out = {t['row_id'] for t in read_table(cfg.path('traces.parquet')) if t['problem_id'].startswith('val-')}
     assert held_out and not held_out & {r['row_id'] for r in read_table(cfg.path('pairs', 'cgd.jsonl'))}
     assert json.loads(cfg.path('models', 'cgd', 'train.json').read_text())['validation']   # its loss was watched
     assert len(list(cfg.path('records').iterdir())) == 3
     assert run(cfg) == said
+
+
+def test_one_process_for_drafts_and_base_one_for_trainings_one_for_students(cfg):
+    merged = cfg.model_copy(update=dict(name='merged', adapters='merge', teacher=('oracle',), teach=TeacherConfig(detail='exact'), draft=SampleConfig(max_new_tokens=8),
+                                        drop_solved=False, validation=None))
+    run(merged)
+    at_work = [(r['kind'], r['process']) for r in read_times(merged.path()) if r['kind'] in ('load', 'merge')]
+    kinds = [tuple(sorted({kind for kind, p in at_work if p == process})) for process in dict.fromkeys(p for _, p in at_work)]
+    assert kinds == [('load',), ('load', 'merge'), ('load',)], at_work
+    assert [kind for kind, _ in at_work].count('merge') == 2
 
 
 def test_a_setting_for_no_teacher_is_an_error(cfg):
@@ -92,10 +103,10 @@ def test_eval_goes_on_after_a_kill_and_costs_nothing_when_repeated(tmp_path):
     os.killpg(process.pid, signal.SIGKILL); process.wait()
     kept = committed(store)
     assert process.returncode == -signal.SIGKILL and 2 <= len(kept) < 6 and not list((tmp_path/'e'/'records').glob('*'))
-    subprocess.run(command, check=True)
+    assert main(command[3:]) == 0   # these two in this process, which has torch already
     whole, records = committed(store), read_table(tmp_path/'e'/'records'/'base.gsm8k.parquet')
     assert len(whole) == len(records) == 6 and whole[:len(kept)] == kept and {r['completion'] for r in records} == {text for _, text, _ in whole}
     with Store(store) as s: before = sessions(s)
-    subprocess.run(command, check=True)
+    assert main(command[3:]) == 0
     with Store(store) as s: assert sessions(s) == before       # no session, no request, no model loaded
     assert sum(s['requests'] for s in before) == 6 and committed(store) == whole and read_table(tmp_path/'e'/'records'/'base.gsm8k.parquet') == records

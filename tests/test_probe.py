@@ -4,7 +4,6 @@ import json
 import random
 import signal
 import time
-from multiprocessing import get_context
 
 import pytest
 
@@ -16,10 +15,10 @@ from cgd.generate import complete
 from cgd.engines import open_engine
 from cgd import probe as module
 from cgd.probe import (
-    _Item, _lay_out, _packs, alignment_table, attention_table, _by_problem_interval, first_token_table, in_context,
-    known_student, measure, open_probe, probe, _prompt_parts, uncertainty_table)
+    _branches, _DriftRequest, _Item, _lay_out, _logp_text, _packs, alignment_table, attention_table, _by_problem_interval, first_token_table, in_context,
+    known_student, measure, open_probe, probe, probe_all, _prompt_parts, uncertainty_table)
+from warm import CONTEXT
 
-CONTEXT = get_context('spawn')
 WORDS = 'apples pears plums figs nuts'.split()
 
 
@@ -128,6 +127,81 @@ def test_every_path_spells_its_text():
         assert sorted(seen, key=int) == [i.key for i in items]
 
 
+def test_every_new_slot_is_in_one_branch():
+    import torch
+    draw = random.Random(1)
+    for _ in range(50):
+        items = [_Item(str(i), [draw.randint(0, 1) for _ in range(draw.randint(1, 9))], [draw.randint(0, 1) for _ in range(draw.randint(1, 5))]) for i in range(20)]
+        known = []
+        for batch in _packs(items, draw.randint(1, 40)):
+            past, slots, paths = _lay_out(batch, known)
+            branches = list(_branches(past, paths))
+            assert [s for b in branches for s in range(len(slots))[past:][b.new]] == list(range(past, len(slots)))
+            for b in branches:
+                size = b.new.stop - b.new.start
+                assert b.path.tolist() in paths and b.path[b.first:].tolist() == list(range(past + b.new.start, past + b.new.stop)) and all(b.path[:b.first] < past + b.new.start)
+                assert torch.equal(b.later == 0, torch.ones(size, size, dtype=torch.bool).tril())
+            known = batch[-1].read
+
+
+def other_model(kind, folder) -> str:
+    "Two random layers of another architecture, with the embedded student's tokenizer"
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from cgd.models import find_model
+    tokenizer, small = AutoTokenizer.from_pretrained(find_model('smollm2')), dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+    more = dict(mistral=dict(sliding_window=40), gemma2=dict(sliding_window=40, attn_logit_softcapping=1., query_pre_attn_scalar=8), qwen3={}, falcon={})[kind]
+    if kind != 'falcon': more |= dict(num_key_value_heads=2, head_dim=8, initializer_range=.5, max_position_embeddings=2048)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=len(tokenizer), pad_token_id=2, eos_token_id=2, bos_token_id=1, **small | more)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize('kind', ['mistral', 'gemma2', 'qwen3'])
+def test_other_ways_to_attend(kind, tmp_path, store, here):
+    "A window, capped products, norms of queries and keys: as in the model's own plain pass"
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    folder = other_model(kind, tmp_path/kind)
+    lm, tokenizer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation='eager').eval(), AutoTokenizer.from_pretrained(folder)
+    probed = measure(folder, traces(4), store, contexts=("x, y', c",))
+    for pair, scored, seen in zip(in_context(traces(4))[1]["x, y', c"], probed.scores["x, y', c"], probed.attention):
+        prompt = tokenizer.apply_chat_template(pair['prompt'], add_generation_prompt=True, return_dict=False)
+        with torch.no_grad(): out = lm(torch.tensor([prompt + scored.tokens]), output_attentions=True)
+        logp = out.logits[0, len(prompt) - 1:-1].log_softmax(-1)
+        assert scored.logprobs == pytest.approx([row[t].item() for row, t in zip(logp, scored.tokens)], abs=1e-4)
+        own = [layer[0, :, len(prompt) - 1:-1, len(prompt):].sum(-1).mean().item() for layer in out.attentions]
+        assert [shares[-1] for shares in seen['shares']] == pytest.approx(own, abs=1e-5)
+
+
+def test_a_model_that_attends_by_itself_is_refused(tmp_path, store, here):
+    with pytest.raises(CgdError, match='0 of 2 layers of Falcon.* cannot be measured'): measure(other_model('falcon', tmp_path/'falcon'), traces(2), store, contexts=('x',), attention=False)
+
+
+def test_a_token_that_predicts_may_lie_in_the_branch_of_another_text(tiny_student, plain, store):
+    import torch
+    lm, tokenizer = plain
+    turn, texts = [dict(role='user', content='<problem>\nAdd 3 and 4.\n</problem>')], ['It is 7.', 'It is 7. I am sure.', 'Seven']
+    asked = [module._AttentionRequest('r', turn, text, (('problem', 'Add 3 and 4.'),)) for text in texts]
+    with open_probe(tiny_student) as engine: found = complete(engine, asked, store)
+    prompt = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
+    start, stop = next(t[1:] for t in _prompt_parts(tokenizer, turn, (('problem', 'Add 3 and 4.'),)) if t[0] == 'question')
+    for text, c in zip(texts, found):
+        tokens = tokenizer.encode(text, add_special_tokens=False)
+        with torch.no_grad(): weights = lm(torch.tensor([prompt + tokens]), output_attentions=True).attentions
+        for layer, shares in zip(weights, json.loads(c.text)['shares']):
+            mass = layer[0, :, len(prompt) - 1:-1].mean((0, 1))
+            assert [shares[1], shares[-1]] == pytest.approx([mass[start:stop].sum().item(), mass[len(prompt):].sum().item()], abs=1e-5)
+
+
+def test_a_token_that_cannot_be_adds_no_entropy():
+    import math
+    import torch
+    found = json.loads(_logp_text([0, 1], torch.tensor([[0., 0, -math.inf], [0, 0, 0]])))
+    assert found['entropies'] == pytest.approx([math.log(2), math.log(3)], abs=1e-6) and found['ranks'] == [1, 1]
+
+
 def test_a_known_student_gives_the_numbers_it_was_made_for(tmp_path, store, here):
     import math
     probed = measure(known_student(tmp_path/'known'), known_traces(16), store, name='known')
@@ -192,6 +266,25 @@ def test_computed_once_and_shared_with_plain_scores(tiny_student, store, monkeyp
         assert complete(engine, requests(traces()), store) and engine.process is None
 
 
+def test_all_students_in_one_process(tiny_student, tmp_path, store, monkeypatch):
+    "What is asked of each student afterwards is there, and as it would have been alone"
+    import shutil
+    tuned, asked = str(tmp_path/'tuned'), [dict(problem_id=f'p{i}', prompt=f'{i} + 1?') for i in range(3)]
+    shutil.copytree(tiny_student, tuned)
+    about = tmp_path/'tuned'/'config.json'
+    about.write_text(json.dumps(json.loads(about.read_text()) | dict(rms_norm_eps=.1)))   # another model, of the same weights
+    started = []
+    monkeypatch.setattr(module, 'launch', lambda target, *args, env: started.append(target) or call_by_name(target, args, {}))
+    for folder, together in ((tmp_path/'a.sqlite', True), (tmp_path/'b.sqlite', False)):
+        with Store(folder) as kept:
+            if together: probe_all(tiny_student, dict(base=tiny_student, cgd=tuned), traces(), asked, kept)
+            probed = [measure(m, traces(), kept) for m in (tiny_student, tuned)]
+            found = [p.scores for p in probed], [p.attention for p in probed], first_token_table(tiny_student, dict(cgd=tuned), asked, kept)
+            if together: first, rows = found, len(kept)
+            else: assert found == first and len(kept) == rows == 2*33 + 3
+    assert started == ['cgd.probe:_fill'] * 4 and first[2][0]['value'] > 0   # one for all of it; then one for each of three
+
+
 def test_rows_that_do_not_fit_are_left_out_of_every_context(tiny_model, store, here):
     rows = [r | dict(critique=r['critique'] + ' Think.' * (0 if i < 4 else 300)) for i, r in enumerate(traces())]
     rows = [r | dict(prompt='Add 1.', draft='2', critique=r['critique'][:40] if i < 4 else r['critique']) for i, r in enumerate(rows)]
@@ -222,7 +315,6 @@ def test_an_adapter_is_measured_on_its_base(tiny_student, tmp_path, store, here)
 
 def test_drift_is_measured_behind_what_a_benchmark_asks(tiny_student, store, here):
     from cgd.benchmarks import Benchmark, Items
-    from cgd.probe import _DriftRequest
     items = Items(Benchmark('own', template='Q: {prompt}'), [dict(problem_id=f'p{i}', prompt=f'{i} + 1?', item={}) for i in range(2)])
     first_token_table(tiny_student, dict(itself=tiny_student), items, store)
     identity = open_probe(tiny_student).identity

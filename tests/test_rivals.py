@@ -1,5 +1,8 @@
 "GRPO and self-distillation on a tiny model: paid by the grader and moved by it, as a second stage too, as methods of a run, stopped and gone on from, and counted"
+import gc
+import io
 import json
+import weakref
 
 import pandas as pd
 import pytest
@@ -12,7 +15,7 @@ from cgd.core import CgdError
 from cgd.process import call_by_name
 from cgd.evaluate import EvalConfig
 from cgd.store import SampleConfig, Store, sessions
-from cgd.models import fingerprint, model_shape
+from cgd.models import find_model, fingerprint, model_shape
 from cgd.plan import RunConfig
 from cgd.pipeline import run
 from cgd.rivals import RLConfig, fit_rival
@@ -21,14 +24,22 @@ from cgd.train import fit
 from cgd.merge import merge_student
 from cgd.trainer import read_losses
 from cgd.views import Pairs, make_pair
-from test_train import tiny_student
 
 CFG = RLConfig(steps=4, prompts=2, n=2, device_batch_size=2, max_new_tokens=12, lr=1e-3, save_steps=2, dtype='float32')
 TRACES = [dict(problem_id=f'p{i}', prompt=f'What is {i} + {i}?', reference=str(2*i), draft=f'It is {i}.', critique=f'That is {i} alone; add it twice.') for i in range(1, 4)]
 
 
 @pytest.fixture(scope='module')
-def student(tmp_path_factory): return tiny_student(tmp_path_factory.mktemp('tiny'))
+def student(tmp_path_factory):
+    "A two-layer llama of random weights, with heads as wide as vLLM takes them on a CPU"
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    folder, tokenizer = str(tmp_path_factory.mktemp('tiny')), AutoTokenizer.from_pretrained(find_model('smollm2'))
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=2048,
+                                 tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope='module')
@@ -52,6 +63,59 @@ def graded(monkeypatch):
     return seen
 
 
+def near(a, b): return all(x == pytest.approx(y, abs=1e-4) for x, y in zip(a, b, strict=True))
+
+
+def test_vllm_writes_with_the_newest_weights(student):
+    "An adapter that changes a lot at once: what is written, where it ends, and how likely it was, are what the model itself would say; nothing is left in memory"
+    import torch
+    from peft import get_peft_model
+    from transformers import GenerationConfig
+    from cgd.loading import load_base, lora_config
+    from cgd.rivals import _sampling, _writer, write_by_vllm
+    pytest.importorskip('vllm')
+    model, prompts = load_base(student, CFG.recipe(), 'padded'), [[5, 6, 7], [8, 9, 10, 11, 12, 13]]
+    adapted = get_peft_model(model, lora_config(CFG.recipe()))
+    asked = dict(input_ids=torch.tensor([[0]*(6 - len(p)) + p for p in prompts]), attention_mask=torch.tensor([[0]*(6 - len(p)) + [1]*len(p) for p in prompts]))
+    greedy = dict(max_new_tokens=12, pad_token_id=0, top_p=1.)
+    with _writer(CFG, student, 6, None) as writer:
+        themselves = model.generate
+        write_by_vllm(adapted, writer)
+        seen = []
+        for turn in range(3):
+            torch.manual_seed(turn)
+            for name, w in adapted.named_parameters():
+                if 'lora_B' in name: torch.nn.init.normal_(w)
+            ours = adapted.generate(**asked, generation_config=GenerationConfig(**greedy, temperature=0., eos_token_id=1))
+            assert ours.tolist() == themselves(**asked, generation_config=GenerationConfig(**greedy, do_sample=False, eos_token_id=1)).tolist() and ours.tolist() not in seen
+            seen.append(ours.tolist())
+        end = seen[-1][0][6 + 4]   # the first row now ends early
+        short = adapted.generate(**asked, generation_config=GenerationConfig(**greedy, temperature=0., eos_token_id=[1, end])).tolist()[0][6:]
+        assert short == (row := seen[-1][0][6:])[:row.index(end) + 1] + [0]*(len(short) - row.index(end) - 1)
+        how = GenerationConfig(max_new_tokens=12, temperature=1., top_p=1., eos_token_id=1, pad_token_id=0)
+        drawn = []
+        for seed in (7, 7, 8):
+            torch.manual_seed(seed)
+            drawn.append(adapted.generate(**{k: v[:1].repeat(4, 1) for k, v in asked.items()}, generation_config=how).tolist())
+        assert drawn[0] == drawn[1] != drawn[2] and len({tuple(row) for row in drawn[0]}) == 4
+        params = _sampling(how, 2)
+        for p in params: p.logprobs = 0
+        for out in writer.llm.generate([dict(prompt_token_ids=p) for p in prompts], params, use_tqdm=False):
+            tokens = out.outputs[0].token_ids
+            with torch.inference_mode(): logp = adapted(torch.tensor([[*out.prompt_token_ids, *tokens]])).logits[0, len(out.prompt_token_ids) - 1:-1].log_softmax(-1)
+            assert near([d[t].logprob for d, t in zip(out.outputs[0].logprobs, tokens)], logp[range(len(tokens)), tokens].tolist())
+        held = weakref.ref(writer.llm.llm_engine.model_executor.driver_worker.model_runner.get_model())
+    del out
+    gc.collect()
+    assert held() is None
+
+
+def test_transformers_writes_where_vllm_does_not_run(student, tmp_path, monkeypatch):
+    monkeypatch.setattr(cgd.rivals, 'vllm_fault', lambda: 'vLLM is not installed here')
+    record = fit_rival('grpo', TRACES, CFG.model_copy(update=dict(steps=1)), student, tmp_path/'out', screen := io.StringIO())
+    assert record['written_by'] == 'transformers' and 'vLLM is not installed here, so transformers writes the completions' in screen.getvalue()
+
+
 def test_cgd_then_grpo_is_paid_by_the_grader(student, tuned, graded, tmp_path):
     whole = merge_student(student, tuned, tmp_path/'merged')
     assert whole == str(tuned)   # all weights were trained, so there is nothing to merge
@@ -66,7 +130,7 @@ def test_cgd_then_grpo_is_paid_by_the_grader(student, tuned, graded, tmp_path):
 
 @pytest.mark.parametrize('name', ['grpo', 'sdft'])
 def test_stopped_and_gone_on_from(name, tuned, tmp_path, monkeypatch):
-    cfg = CFG.model_copy(update=dict(steps=3, save_steps=1, n=4, temperature=3., beta=.1))   # so that completions of a problem differ; GRPO looks at how far it has come, too
+    cfg = CFG.model_copy(update=dict(steps=3, save_steps=1, n=4, temperature=2., beta=.1))   # so that completions of a problem differ; GRPO looks at how far it has come, too
     whole = fit_rival(name, TRACES, cfg, str(tuned), tmp_path/'whole')
 
     def stop(self, args, state, control, **kw):
@@ -76,6 +140,7 @@ def test_stopped_and_gone_on_from(name, tuned, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt): fit_rival(name, TRACES, cfg, str(tuned), tmp_path/'out')
     assert (tmp_path/'out.checkpoints'/'checkpoint-1').exists() and not (tmp_path/'out').exists()
     record = fit_rival(name, TRACES, cfg, str(tuned), tmp_path/'out')
+    assert record['written_by'] == whole['written_by'] != 'transformers'
     ours, same = ([{k: v for k, v in r.items() if k != 'seconds'} for r in read_losses(tmp_path/f)] for f in ('out', 'whole'))
     assert ours == same and len(ours) == 3 and record['rewards'] == whole['rewards']
     assert record['tokens'] == whole['tokens'] and (name == 'grpo' or all(r['loss'] > 0 for r in ours))   # GRPO's loss is a sum of advantages: 0 where completions are equally long
@@ -96,10 +161,11 @@ def test_grpo_moves_towards_what_is_paid(tuned, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['grpo', 'sdft'])
-def test_operations_are_those_that_torch_counts(name, student, tmp_path):
-    "All weights, one prompt, completions of one length: no padding. The formula takes the head for prompts, too, which trainer and generator do not"
+def test_operations_are_those_that_torch_counts(name, student, tmp_path, monkeypatch):
+    "By transformers, whose operations torch sees. All weights, one prompt, completions of one length: no padding. The formula takes the head for prompts, too, which trainer and generator do not"
     from torch.utils.flop_counter import FlopCounterMode
     cfg = CFG.model_copy(update=dict(steps=1, prompts=1, n=4, device_batch_size=4, tuning='full', lr=1e-4))
+    monkeypatch.setattr(cgd.rivals, 'vllm_fault', lambda: 'operations are counted')
     with FlopCounterMode(display=False) as counter: record = fit_rival(name, TRACES[:1], cfg, student, tmp_path/'out')
     assert record['target_tokens'] == 4*12   # random weights end no text
     shape, read = model_shape(student), record['tokens'] - record['teacher_tokens'] - record['target_tokens']

@@ -9,7 +9,7 @@ import pytest
 from cgd.core import write_atomic
 from cgd.store import Request, Store, request_key
 from cgd.generate import complete
-from cgd.engines import open_engine
+from cgd.engines import open_engine, vllm_fault
 
 BASE = Request('p', [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'What is 1 + 1?'}], temperature=.5, seed=3)
 OPTIONS = dict(dtype='float32', max_model_len=128, batch_size=1)
@@ -86,3 +86,21 @@ def test_a_hit_asks_no_engine_and_a_miss_does(tiny_model, tmp_path):
             complete(engine, [dataclasses.replace(BASE, sample=1)], store)
             assert engine.load_seconds is not None
         assert len(store) == 2
+
+
+@pytest.mark.parametrize('kind', ['hf', 'vllm'])
+def test_a_model_that_is_set_has_the_keys_of_one_that_is_opened(tiny_model, copy, kind):
+    "Whatever else is new with it: a chat template, what ends a turn, and the number format of a student tuned here"
+    if kind == 'vllm' and vllm_fault(): pytest.skip(vllm_fault())
+    flip(copy/'model.safetensors')
+    template = copy/'chat_template.jinja'
+    template.write_text(template.read_text().replace('SmolLM', 'SomeLM'))
+    write_atomic(copy/'generation_config.json', json.dumps(dict(eos_token_id=7)))
+    write_atomic(copy/'merged.json', '{}')
+    for options in (dict(), dict(dtype='auto'), dict(max_model_len=None), dict(in_process=True)):
+        engine, anew = (open_engine(f'{kind}:{model}', **OPTIONS | options) for model in (tiny_model, copy))
+        engine.set_model(str(copy))
+        assert (engine.identity, engine.name, engine.spec, engine.folder, engine.context) == (anew.identity, anew.name, anew.spec, anew.folder, anew.context)
+        assert request_key(engine.identity, BASE) == request_key(anew.identity, BASE)
+        engine.set_model(tiny_model)
+        assert engine.identity == open_engine(f'{kind}:{tiny_model}', **OPTIONS | options).identity

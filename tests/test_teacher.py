@@ -1,11 +1,14 @@
 "An LM teacher end to end on a real engine: the student's own model critiques and refines its drafts"
+import shutil
 from pathlib import Path
 
 import pytest
 
 from cgd.data import load_problems
-from cgd.store import SampleConfig, Store, sessions
-from cgd.engines import choose_engine, open_engine
+from cgd.process import launch
+from cgd.store import Request, SampleConfig, Store, sessions
+from cgd.generate import EngineConfig, complete
+from cgd.engines import _built_for_cpu, _sample_guessed, choose_engine, engine_env, open_engine, vllm_fault
 from cgd.rollouts import draft
 from cgd.teacher import TeacherConfig, critique, direct, open_teacher, refine
 
@@ -33,3 +36,69 @@ def test_student_teaches_itself(preset, tmp_path_factory, capsys):
         assert r['verdict'] in ('right', 'wrong', 'unparsed') and (r['critique_finish'] == 'stop' or r['verdict'] == 'unparsed')
         assert r['refinement_grade'] in ('right', 'wrong', 'no_answer')
         assert len({r['critique_key'], r['refinement_key'], r['direct_key']}) == 3
+
+
+@pytest.fixture
+def rambler(tiny_model, tmp_path) -> str:
+    "A random model whose layers say little, so that it often says a token again"
+    from safetensors.torch import load_file, save_file
+    shutil.copytree(tiny_model, folder := tmp_path/'rambler')
+    weights = load_file(folder/'model.safetensors')
+    save_file({name: weight * (.02 if 'o_proj' in name or 'down_proj' in name else 1) for name, weight in weights.items()},
+              folder/'model.safetensors', metadata={'format': 'pt'})
+    return str(folder)
+
+
+def counted(n, **how):
+    return [Request(f'{i}', [{'role': 'user', 'content': f'Count from {i} to {i + 9}: {i} {i + 1}'}], **how) for i in range(n)]
+
+
+def answers(model, speculate, path):
+    "Greedy and sampled rows in one batch, one greedy one up to the context's end; and how many tokens were guessed right"
+    asked = [*counted(4, max_new_tokens=60), *counted(3, max_new_tokens=30, temperature=.9, seed=5), *counted(5, max_new_tokens=4000)[4:]]
+    with Store(path) as store, open_engine(f'vllm:{model}', in_process=True, kv_cache_gib=1, max_model_len=256, speculate=speculate) as engine:
+        engine._load_once()
+        right = []
+        if speculate == 'auto':
+            guesser = engine.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.model_runner.drafter
+            learn = guesser.learn
+            guesser.learn = lambda offered, came: right.append(came) or learn(offered, came)
+        done = complete(engine, asked, store)
+        return [(c.key, c.text, c.finish_reason, c.completion_tokens) for c in done], sum(right)
+
+
+@pytest.mark.skipif(bool(vllm_fault()) or not _built_for_cpu(), reason='vLLM guesses ahead on a CPU')
+def test_guesses_change_no_text_greedy_or_sampled(rambler, tmp_path):
+    plain, ahead = (launch('test_teacher:answers', rambler, how, str(tmp_path/f'{how}.sqlite'), env=engine_env(EngineConfig(kv_cache_gib=1)))
+                    for how in ('off', 'auto'))
+    assert ahead[1] > 30 and ahead[0] == plain[0]       # many guesses, the same texts, and the same keys: no part of an engine's identity
+    *_, (_, _, finish, size) = plain[0]
+    assert finish == 'length' and size > 100 and len({text for _, text, *_ in plain[0]}) > 5
+
+
+@pytest.mark.skipif(bool(vllm_fault()) or not _built_for_cpu(), reason='vLLM guesses ahead on a CPU')
+def test_a_sampled_row_leaves_the_guesses_of_greedy_ones_alone():
+    "vLLM 0.32 itself checks them against logits that it has divided by what was left in memory"
+    import torch
+    from vllm.platforms import current_platform
+    current_platform.import_kernels()
+    current_platform.register_triton_kernel_overrides()
+    from vllm.v1.sample.logits_processor import LogitsProcessors
+    from vllm.v1.sample.metadata import SamplingMetadata
+    from vllm.v1.sample.rejection_sampler import RejectionSampler
+    from vllm.v1.sample.sampler import Sampler
+    from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
+    draw, size, logits = Sampler(), 1000, torch.randn(7, 1000, generator=torch.Generator().manual_seed(1))
+    def how():   # a greedy row, a sampled one, a greedy one
+        return SamplingMetadata(temperature=torch.tensor([0., .9, 0.]), all_greedy=False, all_random=False, top_p=None, top_k=None,
+                                generators={1: torch.Generator().manual_seed(5)}, max_num_logprobs=None, no_penalties=True, prompt_token_ids=None,
+                                frequency_penalties=torch.zeros(3), presence_penalties=torch.zeros(3), repetition_penalties=torch.ones(3),
+                                output_token_ids=[[], [], []], allowed_token_ids_mask=None, bad_words_token_ids={}, logitsprocs=LogitsProcessors())
+    best = logits.argmax(-1).tolist()
+    ids = torch.tensor([best[0], best[1], best[4], (best[5] + 1) % size], dtype=torch.int32)   # the last of four is wrong
+    guesses = SpecDecodeMetadata(draft_token_ids=ids, num_draft_tokens=[2, 0, 2], cu_num_draft_tokens=torch.tensor([2, 2, 4], dtype=torch.int32),
+                                 cu_num_sampled_tokens=torch.tensor([3, 4, 7], dtype=torch.int32), target_logits_indices=torch.tensor([0, 1, 4, 5]),
+                                 bonus_logits_indices=torch.tensor([2, 3, 6]), logits_indices=torch.arange(7))
+    alone = draw(logits[[2, 3, 6]], how()).sampled_token_ids[1, 0].item()   # what its seed draws without guesses
+    out = _sample_guessed(draw, RejectionSampler(draw).forward, guesses, None, logits.clone(), how()).sampled_token_ids.tolist()
+    assert out == [best[:3], [alone, -1, -1], [*best[4:6], -1]]

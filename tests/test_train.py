@@ -82,6 +82,60 @@ def test_backends_agree(student, tmp_path):
     assert len(losses['trl']) == len(losses['unsloth']) == 22   # 20 steps, and 2 looks at the validation set
     assert max(abs(a/b - 1) for a, b in zip(losses['trl'], losses['unsloth'])) < .02
 
+def plain(monkeypatch):
+    "What a CPU does by itself, undone: PEFT's own adapters, the head's logits computed twice"
+    import cgd.loading
+    monkeypatch.setattr(cgd.loading, 'lean_adapters', lambda model: None)
+    monkeypatch.setattr(cgd.loading, '_frozen_logprobs', lambda: pytest.fail('not here'))
+    usual = cgd.loading._torch_logprobs
+    monkeypatch.setattr(cgd.loading, '_torch_logprobs', lambda hidden, weight, *rest: usual(hidden, weight if weight.requires_grad else weight.detach().requires_grad_(), *rest))
+
+@pytest.mark.parametrize('dtype, tuning, same, epochs', [('float32', 'lora', 1e-5, 3), ('float32', 'full', 1e-5, 1), ('bfloat16', 'lora', 1e-3, 1)])
+def test_what_a_cpu_saves_changes_no_loss(student, tmp_path, monkeypatch, dtype, tuning, same, epochs):
+    "Pairs end to end, a shared beginning, lean adapters and head, against padding and plain PEFT: step by step"
+    import torch
+    if torch.cuda.is_available(): pytest.skip('a GPU does none of it')
+    cfg, held = CFG.model_copy(update=dict(backend='trl', dtype=dtype, tuning=tuning, lora_dropout=0., lr=2e-3, epochs=epochs, device_batch_size=4, save_steps=2*epochs)), sums(20).rows[16:]
+    held = Pairs('sft', [r | dict(problem=f"Now: {r['problem']}", prompt=[dict(role='user', content=f"Now: {r['problem']}")]) for r in held])
+    ours = fit(sums(16), cfg, student, tmp_path/'ours', validation=held)
+    with monkeypatch.context() as m:
+        plain(m)
+        theirs = fit(sums(16), cfg.model_copy(update=dict(batching='padded')), student, tmp_path/'theirs', validation=held)
+    assert (ours['backend'], ours['batching'], theirs['batching']) == ('trl', 'padding_free', 'padded') and ours['steps'] == 4*epochs
+    for validation in (False, True):
+        pairs = list(zip(*(read_losses(tmp_path/name, validation) for name in ('ours', 'theirs')), strict=True))
+        assert max(abs(a['loss'] - b['loss']) for a, b in pairs) < same
+        assert [a.get('tokens') for a, _ in pairs] == [b.get('tokens') for _, b in pairs]   # a shared beginning counts for each pair
+
+def test_small_updates_arrive_in_bfloat16(student, tmp_path):
+    "The adapter is computed in bfloat16 and kept in float32: steps of 1e-6 move numbers that bfloat16 would round back"
+    from safetensors.torch import load_file
+    import torch
+    few = TrainConfig(backend='trl', dtype='bfloat16', epochs=2, batch_size=4, save_steps=1, warmup_share=0., lr=1e-6, schedule='constant')
+    fit(sums(8), few, student, tmp_path/'out')
+    from cgd.loading import load_student
+    before = {n.replace('.default', ''): p for n, p in load_student('trl', student, few, 'padded').named_parameters() if 'lora_A' in n}
+    after = load_file(tmp_path/'out'/'adapter_model.safetensors')
+    moved = [(after[n] != p).float().mean().item() for n, p in before.items()]
+    rounded = [(after[n].bfloat16() != p.bfloat16()).float().mean().item() for n, p in before.items()]
+    assert before and all(after[n].dtype == torch.float32 for n in before) and min(moved) > .9 and max(rounded) < .1
+
+def test_one_training_after_another(student, tmp_path):
+    "In one process the second learns what it learns alone, and what the first held is free"
+    import gc, weakref
+    import cgd.train
+    from cgd.trainer import held_gib
+    seen, make = [], cgd.train._trainer
+    def watched(model, *rest):
+        seen.append(weakref.ref(model))
+        return make(model, *rest)
+    cgd.train._trainer = watched
+    try: runs = [fit(sums(8), CFG.model_copy(update=dict(backend='trl', epochs=2, lora_r=r)), student, tmp_path/f'{i}') for i, r in enumerate((8, 4, 8))]
+    finally: cgd.train._trainer = make
+    held_gib()
+    assert [ref() for ref in seen] == [None]*3
+    assert [r['loss'] for r in read_losses(tmp_path/'0')] == [r['loss'] for r in read_losses(tmp_path/'2')] != [r['loss'] for r in read_losses(tmp_path/'1')]
+
 def test_vllm_is_there_again():
     "Unsloth is imported as if vLLM were missing, in the caller's own process; afterwards vLLM can be found"
     if not find_spec('unsloth'): pytest.skip('Unsloth is not installed')

@@ -1,0 +1,77 @@
+"Where a run's time goes: what its processes note adds up to its wall time, through a kill too, and is drawn"
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from cgd.core import read_table, read_times, time_run
+from cgd.costs import time_table
+from cgd.engines import _StepTimes
+from cgd.figures import draw_folder
+
+CGD = [sys.executable, '-c', 'import sys; from cgd.cli import main; sys.exit(main())']
+RUN = '''name: timed
+folder: {folder}
+student: {student}
+student_engine: hf
+n_problems: 8
+methods: [cgd]
+benchmarks: ['test:2']
+draft: {{n: 2, temperature: 1., max_new_tokens: 8}}
+views: {{keep_truncated: true}}
+eval: {{max_new_tokens: 8}}
+train: {{backend: trl, epochs: 1, batch_size: 4, device_batch_size: 4}}
+'''
+
+
+def sitting(config, file, until: str) -> float:
+    "Seconds of wall time of a run that is killed when it has noted something, or goes to its end"
+    start = time.time()
+    process = subprocess.Popen([*CGD, 'run', str(config)], start_new_session=True)
+    while process.poll() is None:
+        if until and file.exists() and until in file.read_text(): os.killpg(process.pid, signal.SIGKILL)
+        time.sleep(.05)
+    assert process.returncode == (-signal.SIGKILL if until else 0)
+    return time.time() - start
+
+
+def test_every_second_of_a_killed_and_resumed_run_is_accounted_for(tiny_student, tmp_path):
+    (tmp_path/'c.yaml').write_text(RUN.format(folder=tmp_path, student=tiny_student))
+    folder = tmp_path/'timed'
+    first = sitting(tmp_path/'c.yaml', folder/'timing.jsonl', '"train step"')
+    cut = time_table(read_times(folder))
+    assert abs(sum(r['seconds'] for r in cut) - first) < .1*first + 1.5   # its file is touched every second
+    second = sitting(tmp_path/'c.yaml', folder/'timing.jsonl', '')
+    times = time_table(read_times(folder))
+    assert {r['sittings'] for r in times} == {2}
+    assert abs(sum(r['seconds'] for r in times) - first - second) < .1*(first + second)
+    named = sum(r['seconds'] for r in times if r['kind'] != 'rest')
+    assert named > .8*(first + second), times   # so small a run is half start-ups, and each process takes a moment to end
+    assert {'import', 'load', 'generate', 'train step', 'save', 'merge', 'grade', 'report'} <= {r['kind'] for r in times}
+    assert {(r['stage'], r['method']) for r in times} >= {('draft', ''), ('train', 'cgd'), ('eval', 'base'), ('eval', 'cgd'), ('report', '')}
+    drawn = dict(draw_folder(folder))
+    assert '2 sittings' in drawn['timed-time'].axes[0].get_xlabel()
+    assert 'Where the time went' in (folder/'report.html').read_text()
+    kept = read_table(folder/'time.csv')
+    assert 0 < sum(r['seconds'] for r in kept) <= sum(r['seconds'] for r in times)   # it was made before the run ended
+
+
+def test_reading_is_what_a_step_takes_beyond_one_that_only_writes(tmp_path):
+    "Two prompts are read, both are written on, a third is read beside them, all end: each step's seconds go to one kind or to both"
+    def outs(*tokens): return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=[0]*n)]) for n in tokens]
+    steps = iter([(.3, outs(1, 1)), (.1, outs(2, 2)), (.4, outs(3, 3, 1)), (.1, outs(4, 4, 2))])
+
+    def step():
+        seconds, found = next(steps)
+        time.sleep(seconds)
+        return found
+    with time_run(tmp_path):
+        clock = _StepTimes()
+        for _ in range(4): clock.step(SimpleNamespace(step=step))
+        clock.note()
+    found = {r['kind']: r['seconds'] for r in time_table(read_times(tmp_path))}
+    assert found['prefill'] == pytest.approx(.6, abs=.15) and found['decode'] == pytest.approx(.3, abs=.15), found
