@@ -142,8 +142,8 @@ def write_gguf(folder: str, dtype: str, out: Path) -> Path:
                        (file.add_feed_forward_length, c['intermediate_size']), (file.add_head_count, heads), (file.add_head_count_kv, c['num_key_value_heads']),
                        (file.add_layer_norm_rms_eps, c['rms_norm_eps']), (file.add_rope_freq_base, rope['rope_theta']), (file.add_rope_dimension_count, c['head_dim']),
                        (file.add_vocab_size, c['vocab_size']), (file.add_tokenizer_model, 'none')]: add(value)
-    for part in sorted(Path(folder).glob('*.safetensors')):
-        for name, weight in load_file(part).items():
+    for weights in sorted(Path(folder).glob('*.safetensors')):
+        for name, weight in load_file(weights).items():
             if name == 'lm_head.weight' and c.get('tie_word_embeddings'): continue
             weight = weight.to(torch.float32)
             if name.endswith(('q_proj.weight', 'k_proj.weight')):
