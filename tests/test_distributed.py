@@ -111,8 +111,9 @@ def test_fsdp2_shards_and_saves_one_checkpoint(student, tmp_path):
     assert len({f.name for f in (tmp_path/'full').glob('*.safetensors')}) == 1
 
 
-def test_what_a_process_says_is_said_once(student, tmp_path):
+def test_what_a_process_says_is_said_once(student, tmp_path, long):
     "Not a loss that is no number in each of them, nor a traceback"
+    if not long: pytest.skip('two more processes: --long')
     with pytest.raises(CgdError, match=r'^step 2: loss is nan; lower lr=1e\+30'):
         train(sums(8), CFG.model_copy(update=dict(processes=2, device_batch_size=1, lr=1e30, max_grad_norm=1e30, warmup_share=0., epochs=4)), student, tmp_path/'nan', progress=False)
 

@@ -129,7 +129,8 @@ def test_cgd_then_grpo_is_paid_by_the_grader(student, tuned, graded, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['grpo', 'sdft'])
-def test_stopped_and_gone_on_from(name, tuned, tmp_path, monkeypatch):
+def test_stopped_and_gone_on_from(name, tuned, tmp_path, monkeypatch, long):
+    if name == 'sdft' and not long: pytest.skip('the same code as for grpo: --long')
     cfg = CFG.model_copy(update=dict(steps=3, save_steps=1, n=4, temperature=2., beta=.1))   # so that completions of a problem differ; GRPO looks at how far it has come, too
     whole = fit_rival(name, TRACES, cfg, str(tuned), tmp_path/'whole')
 

@@ -364,10 +364,10 @@ def test_generation_stops_there(kind, otherwise, tmp_path, long):
 def test_the_saved_model_names_it(method, otherwise, tmp_path):
     from cgd.recipe import TrainConfig
     from cgd.merge import merge_student
-    from cgd.train import train
+    from cgd.train import fit
     from cgd.views import Pairs, make_pair
     pairs = Pairs('sft', [make_pair('sft', dict(problem=f'{i} + 1?'), str(i + 1), str(i)) for i in range(4)])
-    train(pairs, TrainConfig(backend='trl', tuning=method, epochs=1, dtype='float32'), otherwise, tmp_path/'out', progress=False)
+    fit(pairs, TrainConfig(backend='trl', tuning=method, epochs=1, dtype='float32'), otherwise, tmp_path/'out')
     saved = json.loads(Path(merge_student(otherwise, tmp_path/'out', tmp_path/'merged'), 'generation_config.json').read_text())['eos_token_id']
     assert saved == [end_of_turn(load_tokenizer(otherwise)), load_tokenizer(otherwise).eos_token_id]
 

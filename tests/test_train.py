@@ -147,7 +147,7 @@ def test_vllm_is_there_again():
 
 def test_nan_stops(student, tmp_path):
     with pytest.raises(CgdError, match='lower lr'):
-        train(sums(16), TrainConfig(backend='trl', lr=1e30, batch_size=4, max_grad_norm=1e30, epochs=5, warmup_share=0., save_steps=1), student, tmp_path/'nan', progress=False)
+        fit(sums(16), TrainConfig(backend='trl', lr=1e30, batch_size=4, max_grad_norm=1e30, epochs=5, warmup_share=0., save_steps=1), student, tmp_path/'nan')
     assert not (tmp_path/'nan').exists()
     assert list((tmp_path/'nan.checkpoints').glob('.checkpoint-*.made.json'))   # the checkpoint from before is there
 
@@ -200,9 +200,9 @@ def test_push_to_hub(student, tmp_path, monkeypatch):
 
 def test_target_longer_than_context(student, tmp_path):
     long = Pairs('sft', [make_pair('sft', dict(problem='?'), 'one '*3000, 'long')])
-    with pytest.raises(CgdError, match='do not fit into max_length=2048'): train(long, TrainConfig(backend='trl'), student, tmp_path/'long', progress=False)
+    with pytest.raises(CgdError, match='do not fit into max_length=2048'): fit(long, TrainConfig(backend='trl'), student, tmp_path/'long')
     with pytest.raises(CgdError, match='max_length=4096 is more than the 2048 tokens'):
-        train(long, TrainConfig(backend='trl', max_length=4096), student, tmp_path/'long', progress=False)
+        fit(long, TrainConfig(backend='trl', max_length=4096), student, tmp_path/'long')
 
 def test_adapter_of_another_base(whole, tmp_path):
     with pytest.raises(CgdError, match='trained on another base'): merge_student(tiny_student(tmp_path/'other', seed=1), whole[0], tmp_path/'merged')
@@ -290,8 +290,8 @@ def test_a_student_with_a_temperature_and_no_sampling(student, tmp_path, how):
     config = tmp_path/'mine'/'generation_config.json'
     config.write_text(json.dumps(json.loads(config.read_text()) | how))
     few = TrainConfig(backend='trl', epochs=1, batch_size=4)
-    train(sums(4), few.model_copy(update=dict(tuning='full', lr=1e-4)), mine, tmp_path/'full', progress=False)
-    train(sums(4), few, mine, tmp_path/'adapter', progress=False)
+    fit(sums(4), few.model_copy(update=dict(tuning='full', lr=1e-4)), mine, tmp_path/'full')
+    fit(sums(4), few, mine, tmp_path/'adapter')
     for folder in (tmp_path/'full', merge_student(mine, tmp_path/'adapter', tmp_path/'merged')):
         saved = json.loads(open(os.path.join(folder, 'generation_config.json')).read())
         assert saved['do_sample'] and how.items() - dict(do_sample=False).items() <= saved.items()

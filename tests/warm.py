@@ -6,7 +6,7 @@ import os, sys
 from multiprocessing import context, forkserver, get_context, resource_tracker
 
 SLOW = ['cgd.engines', 'torch', 'transformers.generation.utils', 'transformers.models.llama.modeling_llama', 'trl.trainer.sft_trainer', 'peft', 'datasets',
-        'nbdev.test']
+        'nbdev.test', 'vllm.entrypoints.llm', 'vllm.v1.worker.cpu_worker']
 
 
 def _variables() -> dict[str, str]:
