@@ -1,12 +1,14 @@
-# Two commands on a fresh machine: `make run` and `make test`. Both set up .venv first; `make help` lists the rest.
+# On a fresh machine: `make demo`, `make run` and `make test`. Each sets up .venv first; `make help` lists the rest.
 CONFIG ?= configs/cpu.yaml
 BIN = .venv/bin
 
-.PHONY: help setup run test test-all lab export readme record figures pictures lock clean
+.PHONY: help setup demo run test test-all lab export readme record figures pictures lock clean
 help:      ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 12
 setup:     ## make .venv (a GPU is detected); does nothing the second time
 	@scripts/setup.sh
+demo: setup ## a minute: 16 problems whose drafts and answers are replayed, taught and tested now; opens the report
+	@$(BIN)/python scripts/demo.py
 run: setup ## the whole method on this machine: CONFIG=configs/cpu.yaml by default; resumes
 	@$(BIN)/cgd run $(CONFIG)
 test: setup ## notebooks in sync, clean and passing, then pytest

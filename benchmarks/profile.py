@@ -121,19 +121,20 @@ def operations(profile) -> dict[str, float]:
 
 def train_steps(folder: Path, method: str, steps: int, out: str):
     "A few steps of a run's training, in this process; what they took goes to a file"
-    import cgd.train
+    from importlib import import_module
     from cgd.plan import RunConfig
+    module = import_module('cgd.train')   # the package's own `train` is a function
     cfg, clock, profiled = RunConfig.load(folder/'config.yaml'), Clock(), {}
     recipe = cfg.train.model_copy(update=dict(epochs=1, save_steps=10**6))
-    pairs = cgd.train._as_pairs(folder/'pairs'/f'{method}.jsonl')
+    pairs = module._as_pairs(folder/'pairs'/f'{method}.jsonl')
     pairs.rows[:] = (pairs.rows * steps)[:recipe.batch_size * steps]
-    go = cgd.train.run_trainer
+    go = module.run_trainer
 
     def watch(trainer, *rest):
         watched(trainer, clock, profiled, steps)
         return go(trainer, *rest)
-    cgd.train.run_trainer = watch
-    with tempfile.TemporaryDirectory() as made: record = cgd.train.fit(pairs, recipe, cfg.student, Path(made)/method, thinking=cfg.engine.thinking)
+    module.run_trainer = watch
+    with tempfile.TemporaryDirectory() as made: record = module.fit(pairs, recipe, cfg.student, Path(made)/method, thinking=cfg.engine.thinking)
     Path(out).write_text(json.dumps(dict(steps=clock.steps[1:], operations=profiled, backend=record['backend'], dtype=record['dtype'], tokens=record['tokens'], n=record['steps'])))
 
 

@@ -30,7 +30,6 @@ from pathlib import Path
 
 import pandas as pd
 
-import cgd.train
 from cgd.process import launch, usable_cores
 from cgd.core import read_table, write_atomic
 from cgd.data import load_problems
@@ -41,6 +40,7 @@ from cgd.trainer import read_losses, train_env
 from cgd.views import Pairs, build
 from cgd.masks import length_audit, lengths
 
+training = import_module('cgd.train')   # the package's own `train` is a function
 BATCH = 16   # pairs an update, in every arm
 DRAFTS = Path(__file__).parent.parent/'nbs'/'recordings'/'drafts.jsonl'
 
@@ -104,7 +104,7 @@ def every_logit(model, inputs, num_items_in_batch=None):
 
 def watch(full_logits: bool, seen: dict):
     "Have this process's trainer note the size of every batch, and the memory before the first"
-    make = cgd.train._trainer
+    make = training._trainer
 
     def watched(*args, **kwargs):
         trainer = make(*args, **kwargs)
@@ -115,7 +115,7 @@ def watch(full_logits: bool, seen: dict):
             return loss(model, inputs, *rest, **named)
         trainer.compute_loss, seen['loaded'] = noted, megabytes(peak=False)
         return trainer
-    cgd.train._trainer = watched
+    training._trainer = watched
 
 
 def leave_out(functions: tuple):
@@ -130,7 +130,7 @@ def run_arm(name: str, settings: dict, pairs: Pairs, base: str, out: str) -> dic
     seen = dict(batches=[])
     watch(ARMS[name].full_logits, seen)
     leave_out(ARMS[name].without)
-    record = cgd.train._fit_in_child(pairs, settings | ARMS[name].settings, base, out, False)
+    record = training._fit_in_child(pairs, settings | ARMS[name].settings, base, out, False)
     losses = read_losses(out)
     warm, end = [r for r in losses if r['epoch'] <= 1][-1], losses[-1]
     second = seen['batches'][len(seen['batches']) // 2:]

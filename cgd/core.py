@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CgdError', 'explain_fault', 'content_hash', 'derive_seed', 'write_atomic', 'checksum', 'write_table', 'read_table',
-           'mark_current', 'is_current', 'hold_folder', 'note_time', 'span', 'read_times', 'time_run', 'Config',
-           'shipped']
+           'mark_current', 'is_current', 'hold_folder', 'tell_line', 'note_time', 'span', 'read_times', 'time_run',
+           'Config', 'shipped']
 
 # %% ../nbs/01_core.ipynb #imports
 import contextlib, difflib, errno, fcntl, hashlib, io, json, math, os, re, socket, sys, threading, time
@@ -241,6 +241,19 @@ def hold_folder(
         try: yield
         finally: file.truncate(0)
 
+# %% ../nbs/01_core.ipynb #tell-line
+def _add_line(file:str, row:dict, make:int=os.O_CREAT):
+    with contextlib.suppress(OSError):   # a full disk is told by what needs it more
+        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | make, 0o666)
+        try: os.write(descriptor, (json.dumps(row) + '\n').encode())   # at once, or processes would mix their lines
+        finally: os.close(descriptor)
+
+def tell_line(
+    row:dict # what goes on; see `progress`
+):
+    "Tell the line of progress, whichever process shows it; nothing where there is none"
+    if file := os.environ.get('CGD_PROGRESS'): _add_line(file, row, 0)   # it goes when the line does
+
 # %% ../nbs/01_core.ipynb #note-time
 def note_time(
     kind:str,                # of work: import, load, decode, grade ...
@@ -248,11 +261,10 @@ def note_time(
     seconds:float|None=None, # that it took; None: it goes on
     **where                  # what is known of its place: stage, method
 ):
-    "Add a line to the run's file of times; nothing outside a run"
-    if not (file := os.environ.get('CGD_TIMING')): return
-    line = json.dumps(dict(kind=kind, process=os.getpid(), start=start, seconds=seconds) | where)
-    with contextlib.suppress(OSError), open(file, 'a') as f:   # a full disk is told by what needs it more
-        f.write(line + '\n')
+    "Add a line to the run's file of times, nothing outside a run; and tell the line of progress"
+    row = dict(kind=kind, process=os.getpid(), start=start, seconds=seconds) | where
+    if file := os.environ.get('CGD_TIMING'): _add_line(file, row)
+    tell_line(row)
 
 # %% ../nbs/01_core.ipynb #span
 @contextlib.contextmanager
@@ -278,8 +290,8 @@ def read_times(
             row = json.loads(line)
             rows[row['kind'], row['process'], row['start']] = row
     def end(row): return last if row['seconds'] is None else row['start'] + row['seconds']
-    ends = [end(r) for r in rows.values() if r['kind'] == 'run']
-    def cut(start): return max(0., min((e for e in ends if e > start), default=last) - start)
+    sittings = [(r['start'], end(r)) for r in rows.values() if r['kind'] == 'run']
+    def cut(start): return max(0., max((s for s in sittings if s[0] <= start), default=(0., last))[1] - start)
     return [r if r['seconds'] is not None else r | dict(seconds=cut(r['start'])) for r in rows.values()]
 
 # %% ../nbs/01_core.ipynb #time-run

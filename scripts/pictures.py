@@ -19,14 +19,16 @@ def trace_page() -> str:
     return STYLE + next(o.data['text/html'] for o in cell.outputs if 'text/html' in o.get('data', {}))
 
 
+VIEW = '#tab=compare&a=draft&b=refinement&show=gained'   # begins with the tour's problem
+
+
 def photograph(browser, page_file: Path, name: str, height: int | None):
     "A page of 1100 pixels, whole or down to a height"
     page = browser.new_page(viewport=dict(width=1110, height=height or 100))
-    page.goto(f'file://{page_file}')
-    if height:   # the report, at the tour's problem
-        page.wait_for_selector('html[data-ready]')
-        page.get_by_text('There are 5 purses').first.click()
-        page.locator('h2', has_text='Examples').evaluate('heading => heading.scrollIntoView({behavior: "instant"})')
+    page.goto(f'file://{page_file}{VIEW if height else ""}')
+    if height:
+        page.wait_for_selector('html[data-whole]')
+        page.locator('#example').evaluate('pane => { pane.scrollTop = 250 }')   # down to the draft
     page.screenshot(path=ROOT/'figures'/f'{name}.png', full_page=height is None)
     page.close()
 
@@ -40,7 +42,7 @@ def main():
         report(run)
         browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
         photograph(browser, trace, 'trace', None)
-        photograph(browser, run/'report.html', 'report', 1000)
+        photograph(browser, run/'report.html', 'report', 1400)
         browser.close()
 
 

@@ -76,7 +76,8 @@ def test_two_processes_equal_one_and_resume(student, alone, tmp_path):
 
 
 LOOK = '''import json, os, sys, pickle
-import cgd.train as t
+from importlib import import_module
+t = import_module('cgd.train')   # the package's own `train` is a function
 train, seen = t.run_trainer, []
 def look(trainer, *rest):
     train(trainer, *rest)
@@ -87,7 +88,8 @@ open(f"{sys.argv[1]}.{os.environ['RANK']}", 'w').write(json.dumps(seen))
 '''
 
 
-def test_fsdp2_shards_and_saves_one_checkpoint(student, tmp_path):
+def test_fsdp2_shards_and_saves_one_checkpoint(student, tmp_path, long):
+    if not long: pytest.skip('several processes, for GPUs: --long')
     import torch
     from transformers import AutoModelForCausalLM
     short = CFG.model_copy(update=dict(epochs=1, save_steps=1, parallel='fsdp2', device_batch_size=1, lr=2e-3))

@@ -228,7 +228,7 @@ def test_committed_figures_are_those_of_the_tables():
     drawn = set()
     for folder in (f for f in (REPO/'data/results').iterdir() if f.is_dir()):
         for name, figure in draw_folder(folder): drawn.add(f'{name}.png'); plt.close(figure)
-    assert {f.name for f in (REPO/'figures').glob('*.png')} == drawn | {'overview.png', 'report.png', 'trace.png'}, 'run `make figures` and commit figures/'
+    assert {f.name for f in (REPO/'figures').glob('*.png')} == drawn | {'overview.png', 'engines.png', 'report.png', 'trace.png'}, 'run `make figures` and commit figures/'
 
 
 def test_a_table_in_which_nothing_could_be_measured_has_no_figure(tmp_path):

@@ -19,7 +19,7 @@ from cgd.teacher import direct, refine
 
 HERE = Path(__file__).parent
 # The second and third were written and committed before strict had seen any of their pairs, and scored once (24 Nov 2026; no label was changed): strict
-# agreed with 141 of 141 and with 108 of 113, together 98.0%. The five were right answers it could not read (see 10_grade); it was mended afterwards, so
+# agreed with 141 of 141 and with 108 of 113, together 98.0%. The five were right answers it could not read (see 11_grade); it was mended afterwards, so
 # what is tested here is no first score any more. Whoever labelled them also wrote the grader: both share their conventions about units and percent signs.
 CORPORA = 'grade_corpus.jsonl', 'grade_corpus_blind.jsonl', 'grade_corpus_blind2.jsonl'
 FOLDER = os.environ.get('CGD_BENCH_DIR')

@@ -162,7 +162,7 @@ def test_a_chat_that_is_no_json_is_named(read):
 def test_a_gold_of_several_lines_is_said(read):
     problems = read(dict(prompt='Why?', answer='First this.\nThen that.'), dict(prompt=ASKED, answer='15'))
     note, = problems.notes
-    assert '1 of 2 gold answers have several lines, the first: ' in note
+    assert '1 of 2 gold answers have several lines or are sentences, the first: ' in note
 
 def test_backslashes_that_python_took(read):
     problems = read(dict(prompt='Find $\alpha$ and $\vec{a}$, not 3.', answer='\alpha'), dict(prompt='\a?', answer=1))
@@ -282,7 +282,7 @@ def test_broken_and_mended_rows_of_a_set(tmp_path):
     (tmp_path/'x.jsonl').write_text('\n'.join(lines))
     problems = load_problems(f'hub:{tmp_path}')
     assert golds(problems) == [r'\sqrt{2}', '3'] and problems[0]['prompt'] == r'$\frac{1}{2}$?'
-    assert 'row 2: broken line' in problems.skipped[0] and 'row 1 (' in problems.notes[0]
+    assert 'x.jsonl:2: broken line' in problems.skipped[0] and 'x.jsonl:1 (' in problems.notes[0]
 
 
 @pytest.mark.parametrize('form', ['jsonl', 'parquet'])

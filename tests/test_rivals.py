@@ -1,15 +1,14 @@
 "GRPO and self-distillation on a tiny model: paid by the grader and moved by it, as a second stage too, as methods of a run, stopped and gone on from, and counted"
 import gc
-import io
 import json
 import weakref
+from importlib import import_module
 
 import pandas as pd
 import pytest
 
 import cgd.pipeline
 import cgd.rivals
-import cgd.train
 from cgd.costs import training_flops
 from cgd.core import CgdError
 from cgd.process import call_by_name
@@ -78,7 +77,7 @@ def test_vllm_writes_with_the_newest_weights(student):
     adapted = get_peft_model(model, lora_config(CFG.recipe()))
     asked = dict(input_ids=torch.tensor([[0]*(6 - len(p)) + p for p in prompts]), attention_mask=torch.tensor([[0]*(6 - len(p)) + [1]*len(p) for p in prompts]))
     greedy = dict(max_new_tokens=12, pad_token_id=0, top_p=1.)
-    with _writer(CFG, student, 6, None) as writer:
+    with _writer(CFG, student, 6) as writer:
         themselves = model.generate
         write_by_vllm(adapted, writer)
         seen = []
@@ -110,10 +109,10 @@ def test_vllm_writes_with_the_newest_weights(student):
     assert held() is None
 
 
-def test_transformers_writes_where_vllm_does_not_run(student, tmp_path, monkeypatch):
+def test_transformers_writes_where_vllm_does_not_run(student, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cgd.rivals, 'vllm_fault', lambda: 'vLLM is not installed here')
-    record = fit_rival('grpo', TRACES, CFG.model_copy(update=dict(steps=1)), student, tmp_path/'out', screen := io.StringIO())
-    assert record['written_by'] == 'transformers' and 'vLLM is not installed here, so transformers writes the completions' in screen.getvalue()
+    record = fit_rival('grpo', TRACES, CFG.model_copy(update=dict(steps=1)), student, tmp_path/'out')
+    assert record['written_by'] == 'transformers' and 'vLLM is not installed here, so transformers writes the completions' in capsys.readouterr().err
 
 
 def test_cgd_then_grpo_is_paid_by_the_grader(student, tuned, graded, tmp_path):
@@ -185,7 +184,7 @@ def finished(tiny_student, tmp_path_factory):
     with pytest.MonkeyPatch.context() as m:
         m.setattr(cgd.pipeline, 'train', lambda *args, **more: fit(*args, **more))
         m.setattr(cgd.pipeline, 'train_rival', fit_rival)
-        m.setattr(cgd.train, 'launch', lambda target, *args, env: call_by_name(target, args, {}))
+        m.setattr(import_module('cgd.train'), 'launch', lambda target, *args, env: call_by_name(target, args, {}))
         yield cfg, run(cfg)
 
 

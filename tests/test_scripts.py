@@ -96,7 +96,7 @@ def test_gpu_scripts_refuse_a_machine_without_a_card():
 
 
 def test_cells_for_cuda_are_found_without_nbdev():
-    assert 'nbs/38_costs.ipynb: cuda' in run(sys.executable, 'scripts/gpu.py', 'cells', '--list')
+    assert 'nbs/40_costs.ipynb: cuda' in run(sys.executable, 'scripts/gpu.py', 'cells', '--list')
 
 
 def test_the_study_is_ten_times_as_large(tmp_path):

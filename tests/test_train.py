@@ -123,15 +123,16 @@ def test_small_updates_arrive_in_bfloat16(student, tmp_path):
 def test_one_training_after_another(student, tmp_path):
     "In one process the second learns what it learns alone, and what the first held is free"
     import gc, weakref
-    import cgd.train
+    from importlib import import_module
     from cgd.trainer import held_gib
-    seen, make = [], cgd.train._trainer
+    module = import_module('cgd.train')   # the package's own `train` is a function
+    seen, make = [], module._trainer
     def watched(model, *rest):
         seen.append(weakref.ref(model))
         return make(model, *rest)
-    cgd.train._trainer = watched
+    module._trainer = watched
     try: runs = [fit(sums(8), CFG.model_copy(update=dict(backend='trl', epochs=2, lora_r=r)), student, tmp_path/f'{i}') for i, r in enumerate((8, 4, 8))]
-    finally: cgd.train._trainer = make
+    finally: module._trainer = make
     held_gib()
     assert [ref() for ref in seen] == [None]*3
     assert [r['loss'] for r in read_losses(tmp_path/'0')] == [r['loss'] for r in read_losses(tmp_path/'2')] != [r['loss'] for r in read_losses(tmp_path/'1')]

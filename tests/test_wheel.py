@@ -35,6 +35,7 @@ def environment(tmp_path_factory) -> Path:
 def test_package_is_the_wheels(environment, tmp_path):
     where = Path(run(environment/'bin'/'python', '-c', 'import cgd.core as c; print(c.__file__)', cwd=tmp_path).strip())
     assert environment in where.parents
+    assert where.with_name('py.typed').exists()   # type checkers read the hints of a package that says so
 
 
 def test_configs_and_data_come_along(environment, tmp_path):
