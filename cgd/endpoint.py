@@ -550,7 +550,7 @@ async def _names(client) -> list[str]|None: # None: it does not tell
     except openai.APIConnectionError as e:
         raise _Fault(f'no answer from {client.base_url} ({type(e.__cause__).__name__}); is the server up?', 'away') \
             from None
-    except Exception: return None   # many have no such list, or one of another shape
+    except (openai.OpenAIError, AttributeError, TypeError, ValueError): return None   # none, or of another shape
 
 async def _server_fault(engine:OpenAIEngine, server:_Server) -> tuple[_Fault, list]|None: # and the models it has
     "What keeps a server from answering, if waiting does not mend it"
