@@ -129,7 +129,7 @@ def test_the_untrained_students_answers_are_counted_too(cgd, tmp_path):
     assert table(cgd('eval', '--methods', '--dry-run')[1]) == {('evaluate', 'base'): [3, 3, 0]}
 
 
-@pytest.mark.parametrize('words, said', [(('--dry-run', '--prices', '1'), 'write it as --prices 0.15,0.6'), (('--prices', '1,2'), '--prices for --dry-run')])
+@pytest.mark.parametrize('words, said', [(('--dry-run', '--prices', '1'), 'write it as --prices 0.15,0.6'), (('--prices', '1,2'), '--prices is for --dry-run')])
 def test_prices(cgd, words, said):
     code, out = cgd('draft', *words)
     assert code and said in out and 'Traceback' not in out
