@@ -14,7 +14,7 @@ setup(
     long_description=Path('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=[*find_packages(include=['cgd', 'cgd.*']), 'cgd._shipped.configs', 'cgd._shipped.data'],
     package_dir={'cgd._shipped.configs': 'configs', 'cgd._shipped.data': 'data'},
-    package_data={'cgd': ['assets/*', 'py.typed'], 'cgd._shipped.configs': ['**/*.yaml'], 'cgd._shipped.data': ['*.jsonl', '*.md']},
+    package_data={'cgd': ['assets/*', 'py.typed'], 'cgd._shipped.configs': ['**/*.yaml'], 'cgd._shipped.data': ['*.jsonl', '*.md', 'expert/*']},
     python_requires=f'>={cfg["min_python"]}', install_requires=cfg['requirements'].split(), extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': ['cgd=cgd._modidx:d']},
     zip_safe=False,

@@ -31,7 +31,7 @@ from .recipe import TrainConfig
 from .rollouts import draft
 from .stats import by_problem, compare as compare_records, mean_interval
 from .store import SampleConfig, Store
-from .teacher import TeacherConfig, direct as answer_directly, doubts, open_teacher, teach
+from .teacher import TeacherConfig, check_expert, direct as answer_directly, doubts, open_teacher, teach
 from .train import train as train_on
 from .views import Pairs, build, compose
 
@@ -87,8 +87,9 @@ def _say(read, source:str):
     return read
 
 def _read_problems(problems, fields:FieldConfig, teacher:str) -> list[dict]:
-    "Rows to learn from; raises CgdError now if the oracle could not teach one of them"
+    "Rows to learn from; raises CgdError now if the oracle or the expert could not teach one of them"
     with _named(problems) as (source, limit): rows = _say(load_problems(source, limit, fields), source).rows
+    if teacher == 'expert': check_expert(rows)
     for row in rows if teacher == 'oracle' else ():
         for column in ('reference', 'solution'):
             if row[column] is None:
@@ -204,7 +205,7 @@ def distill(
     problems:'str|Path|Iterable[dict[str, Any]]',
     # smollm2, a folder, a Hub id or what `train` returned; before it perhaps vllm:, hf:, openai: or recorded:
     student:'str|Path|Student'='smollm2',
-    teacher:str='oracle',         # oracle, vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL
+    teacher:str='oracle',         # oracle, expert, vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL
     store:'str|Path|Store'=_STORE, # keeps what models wrote
     direct:bool=False,            # have the teacher answer each problem itself, too, which `dsft` learns
     **settings:Any                # of DistillConfig, e.g. draft=dict(n=4, temperature=.7), teach=dict(detail='exact')

@@ -84,7 +84,8 @@ def _chat(args:argparse.Namespace) -> str:
 
 # %% ../nbs/52_cli.ipynb #data-flags
 _DATA_HELP = """SPEC is a file (.jsonl, .json, .csv, .tsv, .parquet; .gz, too), a folder of such files or of
-save_to_disk, a set that comes with cgd (train, val, test, shifted), hub:NAME[:CONFIG[:SPLIT]] or bench:NAME.
+save_to_disk, a set that comes with cgd (train, val, test, test_large, shifted),
+hub:NAME[:CONFIG[:SPLIT]] or bench:NAME.
 Of several splits `train` is read; FOLDER::test and hub:NAME::test name another.
 Usual names and shapes are known: Alpaca, ShareGPT, messages, GSM8K, MATH, NuminaMath, OpenMathInstruct, verl, CFT.
 Name what is called otherwise; a dot leads into a column:
@@ -326,7 +327,7 @@ def _methods(name:str|None) -> str:
     return f'{pd.DataFrame(rows).to_string(index=False)}\n\n{_JOINED}'
 
 _JOINED = ('`cgd methods NAME` shows one whole. Two can be mixed (cgd+dsft_refined), or one annealed to the other\n'
-           '(cgd-to-dsft_refined); what learns from its own answers can follow another (cgd-then-grpo).')
+           '(cgd-to-dsft_refined); one can follow another (cgd-then-grpo).')
 
 # %% ../nbs/52_cli.ipynb #data-command
 def _data_set(args:argparse.Namespace) -> str:

@@ -421,7 +421,7 @@ def _read_row(raw:dict|bytes) -> tuple[dict, str]:
     return _mend_row(row)
 
 # %% ../nbs/04_data.ipynb #read-bench
-SETS = ('train', 'val', 'test', 'shifted')  # the shipped sets
+SETS = ('train', 'val', 'test', 'test_large', 'shifted')  # the shipped sets
 
 def _read_bench(name:str):
     folder = os.environ.get('CGD_BENCH_DIR')
@@ -820,12 +820,14 @@ def _faults_of(tally:Tally) -> list[dict]: # why, rows, places
     for where, why in tally.skipped: groups.setdefault(re.split(r'[:;(]| of ', why)[0].strip(), []).append((where, why))
     return [dict(why=some[0][1], rows=len(some), places=[where for where, _ in some]) for some in groups.values()]
 
-def _use_lines(spec:str, fields:FieldConfig) -> dict: # yaml and command
-    "How a run is told of a set"
+def _use_lines(spec:str, fields:FieldConfig, rows:list[dict]) -> dict: # yaml and command
+    "How a run is told of a set, and who can teach it"
     named = {what: name for what, name in fields if name}
-
-    flags = ''.join(f' --fields.{what} {shlex.quote(name)}' for what, name in named.items())
-    settings = dict(problems=spec) | (dict(fields=named) if named else {})
+    solved = all(row[part] is not None for row in rows for part in ('reference', 'solution'))
+    teacher = {} if spec in SETS else dict(teacher='oracle' if solved else 'vllm:MODEL')
+    settings = dict(problems=spec) | teacher | (dict(fields=named) if named else {})
+    flags = ''.join([*(f' --teacher {name}' for name in teacher.values()),
+                     *(f' --fields.{what} {shlex.quote(name)}' for what, name in named.items())])
     settings = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).strip()
     return dict(yaml=settings, command=f'cgd run configs/cpu.yaml --problems {shlex.quote(spec)}{flags}')
 
@@ -904,4 +906,4 @@ def survey(
     "Read problems and say what came of it; raises CgdError as `load_problems` does"
     problems, tally = _load(spec, limit, fields)
     columns, faults = _columns_of(tally), _faults_of(tally)
-    return Survey(spec, problems, columns, faults, _use_lines(spec, fields), len(problems) != limit)
+    return Survey(spec, problems, columns, faults, _use_lines(spec, fields, problems.rows), len(problems) != limit)

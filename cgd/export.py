@@ -53,8 +53,9 @@ class _Taken:
     def recipe(self) -> TrainConfig: return self.plan.recipe(self.training)
 
     @cached_property
-    def dtype(self) -> str: # that it was trained in
-        return json.loads(self.plan.cfg.path('models', self.name, 'train.json').read_text())['dtype']
+    def dtype(self) -> str: # that it was trained in; transformers 5.17 refuses bf16 on a CPU unless told of the CPU
+        known = json.loads(self.plan.cfg.path('models', self.name, 'train.json').read_text())
+        return 'float32' if known['device'] == 'cpu' else known['dtype']
 
     @cached_property
     def rows(self) -> list[dict]: # its pairs; raises CgdError if it learnt from none
@@ -84,7 +85,8 @@ def _reads_alike(ours, theirs, pair:dict) -> bool: # two tokenizers
     ids, mask = render(ours, pair)
     prompt = theirs.apply_chat_template(pair['prompt'], add_generation_prompt=True, return_dict=False)
     whole = theirs.apply_chat_template(pair['prompt'] + pair['completion'], return_dict=False)
-    return whole == ids and prompt == ids[:mask.index(1)]
+    once = mask == sorted(mask)   # of several answers other tools learn what stands between, too
+    return whole == ids and prompt == ids[:mask.index(1)] and once
 
 # %% ../nbs/49_export.ipynb #portable
 def portable_pairs(

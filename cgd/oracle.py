@@ -412,7 +412,7 @@ def _need_solution(rows:list[dict]):
 # %% ../nbs/20_oracle.ipynb #reference-teacher
 class OracleTeacher(Opened):
     "The oracle teacher: deterministic, offline, and it sees the solution"
-    name = 'oracle teacher'
+    name, solves = 'oracle teacher', False   # it has the solution
     def __init__(self,
         detail:str='withheld', # what a critique says: withheld | exact | vague | irrelevant
         wrong_rate:float=0.,   # share of critiques turned into their contrary

@@ -299,7 +299,8 @@ def teach_stage(
             _check_first(cfg, bare, teacher, store)
             rows = review_rest(some, teacher, store, cfg.grader, work if plan.refines else critique)
             if not alone and not plan.refines: rows = [row | _UNREFINED for row in rows]
-            if not alone and 'direct' in plan.stages: rows = direct_rest(rows, some, teacher, store, cfg.grader)
+            answered = 'direct' in plan.stages or bare and teacher.solves
+            if not alone and answered: rows = direct_rest(rows, some, teacher, store, cfg.grader)
         done += rows
     write_table(done, cfg.path('critiques.parquet' if alone else 'traces.parquet'))
     print(_teach_line(done, len(store) == held and not all(t.oracle for t in plan.teachers)))
@@ -367,7 +368,8 @@ def _compose_pairs(plan:Plan, views:list[Pairs], tokenizer) -> dict[str, Pairs]:
 def _drop_same(plan:Plan, pairs:dict[str, Pairs]):
     "Of methods whose pairs coincide keep the first, and those that something goes on from"
     first_stages = {t.first.name for t in plan.trainings.values() if t.first}
-    for first, *others in same_pairs([p for m, p in pairs.items() if m in plan.cfg.methods]):
+    alone = [p for m, p in pairs.items() if m in plan.cfg.methods and not plan.trainings[m].first]
+    for first, *others in same_pairs(alone):
         for other in (o for o in others if o not in first_stages):
             print(f'{other}: same pairs as {first} here, so reported as {first}')
             del pairs[other]
@@ -442,12 +444,10 @@ def _train_line(t:Training, out:Path, there:bool) -> str: # tune cgd 96 pairs, 2
 def _train_one(plan:Plan, t:Training, lessons:_Lessons):
     cfg, out, thinking = plan.cfg, plan.cfg.path('models', t.name), plan.cfg.engine.thinking
     begin_step(f'tune {t.name}')
-    made = _made(out)
-    if t.on_policy:
-        start = make_whole(plan, t.first) if t.first else cfg.student
-        train_rival(t.methods[0], lessons.rows, cfg.rl, start, out, thinking=thinking)
+    made, start = _made(out), make_whole(plan, t.first) if t.first else cfg.student
+    if t.on_policy: train_rival(t.methods[0], lessons.rows, cfg.rl, start, out, thinking=thinking)
     else:
-        train(lessons.pairs[t.name], plan.recipe(t), cfg.student, out, validation=lessons.held_out.get(t.name),
+        train(lessons.pairs[t.name], plan.recipe(t), start, out, validation=lessons.held_out.get(t.name),
               thinking=thinking)
     print(_train_line(t, out, made == _made(out)))
 

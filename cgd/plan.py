@@ -28,7 +28,7 @@ from .grade import GRADERS
 from .methods import ASK, Method, Training, ViewConfig, read_training
 from .rivals import RLConfig, check_rival
 from .given import TraceFields, deal_reviews, given_problems, given_reviews, read_given
-from .teacher import TeacherConfig, ignored_settings, open_teacher, own_settings, share_out
+from .teacher import TeacherConfig, check_expert, ignored_settings, open_teacher, own_settings, share_out
 from .recipe import TrainConfig
 from .train import check_training
 
@@ -44,7 +44,8 @@ class _Models(Config):
     # and is trained and tested here
     student_url:str|None=Field(None, pattern=r'^openai:.+@https?://')
     student_engine:Literal['auto', 'vllm', 'hf']='auto' # auto: vLLM where it is installed
-    # oracle (offline; it knows the solutions), vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL; or several
+    # oracle (it knows the solutions), expert (a small model that knows problems like those of train, and no solution),
+    # vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL; or several
     teacher:tuple[str, ...]=('oracle',)
     # several teachers: each problem goes to one of them, drawn by teach.seed, or to all
     teacher_share:Literal['one', 'all']='one'
@@ -179,11 +180,11 @@ class RunTeacher:
     @property
     def oracle(self) -> bool: return self.spec == 'oracle'
     @property
-    def loads_model(self) -> bool: return self.spec.startswith(('vllm:', 'hf:'))
+    def loads_model(self) -> bool: return self.spec == 'expert' or self.spec.startswith(('vllm:', 'hf:'))
     @property
     def model(self) -> str: # '' if it is none
         "What stands behind the kind of engine"
-        return self.spec.partition(':')[2]
+        return self.spec if self.spec == 'expert' else self.spec.partition(':')[2]
 
     def open(self): # a context manager; its model loads when it is first asked
         "The teacher itself"
@@ -393,6 +394,12 @@ def _columns(plan:Plan):
                                f'which {who} needs; name its column by fields.{column}, '
                                'or use an LM teacher (vllm:MODEL, say) and methods without that need')
 
+# %% ../nbs/44_plan.ipynb #check-known
+def _known_kinds(plan:Plan):
+    "problems of other kinds than the expert teacher knows"
+    taught = _lacking(plan) if 'expert' in plan.cfg.teacher else ()
+    check_expert([row for row in _learnt(plan) if row['problem_id'] in taught])
+
 # %% ../nbs/44_plan.ipynb #check-given
 def _given(plan:Plan):
     "a half-finished table whose refinements have no critiques, if the methods learn from both"
@@ -455,7 +462,7 @@ def _recipes(plan:Plan):
 
 # %% ../nbs/44_plan.ipynb #plan
 CHECKS = (_methods, _budget, _names_once, _named_apart, _teachers, _taught_by_itself, _settings_heeded, _engines,
-          _thinking, _columns, _given, _validation, _graded_how, _tests_apart, _recipes)
+          _thinking, _columns, _known_kinds, _given, _validation, _graded_how, _tests_apart, _recipes)
 
 def plan(
     cfg:RunConfig,    # the run

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from itertools import accumulate
 from math import comb
-from statistics import mean, pvariance, variance
+from statistics import mean, pvariance
 
 from .core import CgdError
 from .answers import to_number
@@ -69,12 +69,11 @@ _Z = 1.959964 # 97.5% quantile of the normal distribution
 
 def _share_interval(
     share:float, # from 0 to 1
-    n:float,     # answers that it is worth, which need be no whole number
-    z:float=_Z   # or the quantile of Student's t
+    n:float      # answers that it is worth, which need be no whole number
 ) -> tuple[float, float]: # 95% interval
     "Wilson's interval for a share that is no plain count; it never leaves 0 to 1"
-    wide, middle = z**2 / n, share + z**2 / (2*n)
-    half = z * math.sqrt(share*(1 - share)/n + z**2/(4*n**2))
+    wide, middle = _Z**2 / n, share + _Z**2 / (2*n)
+    half = _Z * math.sqrt(share*(1 - share)/n + _Z**2/(4*n**2))
     low, high = (middle - half) / (1 + wide), (middle + half) / (1 + wide)
     return max(0., low) if share > 0 else 0., min(1., high) if share < 1 else 1. # without the last digit's error
 
@@ -172,31 +171,49 @@ def holm(
     return adjusted
 
 # %% ../nbs/35_stats.ipynb #crossed-parts
-def _variance_of_mean(values:list[float]) -> list[tuple[float, int]]: # with its degrees of freedom; none for one value
-    return [(variance(values) / len(values), len(values) - 1)] if len(values) > 1 else []
+def _matrix(runs:list[dict], ids:list): # numpy, seeds x problems; nan where a seed has no value
+    import numpy as np
+    return np.array([[run.get(id, np.nan) for id in ids] for run in runs], dtype=float)
 
-def _over_seeds(runs:list[dict]) -> tuple[dict, list]: # each problem's mean, and what the seeds add to the variance
-    found = defaultdict(list)
-    for run in runs:
-        for id, value in run.items(): found[id].append(value)
-    seeds = [mean(run.values()) for run in runs]
-    return {id: mean(values) for id, values in found.items()}, _variance_of_mean(seeds)
+def _by_seeds(y) -> tuple: # of one method: [..., seeds, problems]
+    "What the seeds add to the variance of its mean, less the chance in single answers, and with it"
+    import numpy as np
+    k, n, both, answers = *y.shape[-2:], (-2, -1), np.isfinite(y).sum((-2, -1))
+    if k < 2: return (np.zeros(y.shape[:-2]),)*2
+    seeds = np.nanmean(y, -1, keepdims=True)
+    left = y - np.nanmean(y, -2, keepdims=True) - seeds + np.nanmean(y, both, keepdims=True)
+    chance = np.nansum(left**2, both) / np.maximum(answers - n - k + 1, 1) / answers
+    found = seeds.var(both, ddof=1) / k
+    return found - chance, found
 
-def _added_up(parts:list[tuple[float, int]], otherwise:int) -> tuple[float, float]: # `otherwise`: where nothing varies
-    "Variance of a sum, and its degrees of freedom (Satterthwaite)"
-    error = sum(v for v, _ in parts)
-    return error, error**2 / sum(v**2 / d for v, d in parts) if error else otherwise
+# %% ../nbs/35_stats.ipynb #crossed-variances
+def _crossed_parts(methods:list) -> tuple: # one array, or two whose difference is asked: [..., seeds, problems]
+    "Values of the problems, then the variance of their mean and its degrees of freedom: by problems, and by seeds"
+    import numpy as np
+    items = [np.nanmean(y, -2) for y in methods]
+    values = items[0] - items[1] if len(items) > 1 else items[0]
+    n, seeds = values.shape[-1], [_by_seeds(y) for y in methods]
+    by_problems = values.var(-1, ddof=1) / n if n > 1 else np.zeros(values.shape[:-1])
+    total, squares = sum(v for _, v in seeds), sum(v**2 / max(y.shape[-2] - 1, 1) for (_, v), y in zip(seeds, methods))
+    freedom = np.divide(total**2, squares, out=np.ones_like(total), where=squares > 0)
+    return values, (by_problems, max(n - 1, 1)), (np.maximum(sum(v for v, _ in seeds), 0), freedom)
 
-# %% ../nbs/35_stats.ipynb #by-student
-def _reach(freedom:float) -> float: # in standard errors
-    from scipy.stats import t
-    return float(t.ppf(.975, freedom))
+# %% ../nbs/35_stats.ipynb #crossed-half
+def _half(parts, p:float=.05): # of the interval that a difference with this p just touches
+    "How far an interval reaches from its middle"
+    import numpy as np
+    from scipy.special import stdtrit
+    error = np.sqrt(sum(variance for variance, _ in parts))
+    far = -sum(variance * stdtrit(freedom, p/2) for variance, freedom in parts)
+    return np.divide(far, error, out=np.zeros_like(error), where=error > 0)
 
-def _by_student(value:float, error:float, freedom:float) -> dict: # low, high, p
-    from scipy.stats import t
-    half, p = _reach(freedom) * error**.5, float(not value)
-    if error: p = float(2*t.sf(abs(value) / error**.5, freedom))
-    return dict(low=value - half, high=value + half, p=p)
+# %% ../nbs/35_stats.ipynb #crossed-p
+def _two_sided_p(value:float, parts) -> float: # 1e-50 stands for all that is smaller
+    "The p whose interval around `value` just touches zero"
+    from scipy.optimize import brentq
+    if not value or not _half(parts): return float(not value)
+    def over(exponent): return float(_half(parts, 10**exponent)) - abs(value)
+    return 10**brentq(over, -50, 0) if over(-50) > 0 else 1e-50
 
 # %% ../nbs/35_stats.ipynb #check-alike
 def _check_alike(ours:dict, theirs:dict, where:str):
@@ -210,18 +227,14 @@ def _crossed_mean(
     others:list[dict]|None=None # of another method; a single table is a checkpoint that is taken as it is
 ) -> dict:                      # seeds, n, value, its 95% interval, and p of a difference
     "A mean, or a difference, where both seeds and problems were drawn"
-    (items, parts), (theirs, more) = _over_seeds(runs), _over_seeds(others or [])
-    if others is not None: _check_alike(items, theirs, 'one method')
-    values = [v - theirs[id] if others is not None else v for id, v in items.items()]
-    error, freedom = _added_up(parts + more + _variance_of_mean(values), len(values))
-    line = dict(seeds=len(runs), n=len(values), value=mean(values))
-    found = _by_student(line['value'], error, freedom)
-    if others is not None: return line | found
-    low, high = found['low'], found['high']
-    if all(0 <= v <= 1 for v in values):
-        worth = _worth_in_answers(line['value'], error, len(values))
-        low, high = _share_interval(line['value'], worth, _reach(freedom))
-    return line | dict(low=low, high=high)
+    mine, theirs = ({id: 0 for run in some or [] for id in run} for some in (runs, others))
+    if others is not None: _check_alike(mine, theirs, 'one method')
+    values, *parts = _crossed_parts([_matrix(some, mine) for some in (runs, others) if some is not None])
+    n, value, half = len(values), float(values.mean()), float(_half(parts))
+    line = dict(seeds=len(runs), n=n, value=value)
+    if others is not None: return line | dict(low=value - half, high=value + half, p=_two_sided_p(value, parts))
+    if not all(0 <= v <= 1 for v in values): return line | dict(low=value - half, high=value + half)
+    return line | dict(zip(('low', 'high'), _share_interval(value, _worth_in_answers(value, (half/_Z)**2, n))))
 
 # %% ../nbs/35_stats.ipynb #by-problem-alike
 def _by_problem_alike(runs:list[list[dict]], grader:str) -> list[dict]: # the same problems in all seeds

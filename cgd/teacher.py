@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'load_preset', 'critique_messages', 'refine_messages', 'TeacherConfig', 'LMTeacher', 'ignored_settings',
-           'own_settings', 'open_teacher', 'critique', 'refine', 'teach', 'direct', 'share_out', 'doubts']
+           'own_settings', 'open_teacher', 'check_expert', 'critique', 'refine', 'teach', 'direct', 'share_out',
+           'doubts']
 
 # %% ../nbs/21_teacher.ipynb #imports
 import re, sys
@@ -19,7 +20,7 @@ from .core import CgdError, Config, content_hash, derive_seed
 from .progress import Work, show_progress
 from .store import Completion, SampleConfig, Store, sample_requests
 from .generate import Engine, Opened, complete
-from .engines import open_engine
+from .engines import choose_engine, open_engine
 from .grade import outcomes
 from .oracle import OracleTeacher
 from .verdict import fence, parse_verdict
@@ -33,6 +34,7 @@ class _Preset(Config):
     refine_system:str=''  # system turn of the refinement; unused if chained
     refine_user:str       # user turn of the refinement
     chained:bool=False    # the refinement is the critique conversation's next turn
+    solves:bool=False     # the conversation opens with the bare problem and the teacher's own answer to it
     reference_note:str='The correct solution, which the student has not seen:\n{reference}' # for `with_reference`
 
 # %% ../nbs/21_teacher.ipynb #presets
@@ -52,7 +54,13 @@ PRESETS = {p.name: p for p in (
     _Preset(name='paper', critique_system=_REVIEW, critique_user=_BOTH,
             refine_system=_EXPERT + _BETTER, refine_user=_BOTH + '\n\nYour critique:\n{critique}'),
     _Preset(name='chained', critique_system=_REVIEW, critique_user=_BOTH, chained=True,
-            refine_user='Now, starting from the student\'s answer and with your critique, ' + _BETTER))}
+            refine_user='Now, starting from the student\'s answer and with your critique, ' + _BETTER),
+    _Preset(name='solved', critique_system='', solves=True, chained=True,
+            critique_user='A student answered:\n{answer}\n\nReview this answer. Name the first step that is wrong or '
+                          'missing, without giving the result away. End with a line of its own that reads '
+                          '`Conclusion: right` or `Conclusion: wrong`.',
+            refine_user='Now write the answer anew: keep what is right, put right what is wrong, and put the final '
+                        'answer in \\boxed{}.'))}
 
 # %% ../nbs/21_teacher.ipynb #load-preset
 _NEEDED = dict(
@@ -66,8 +74,10 @@ def load_preset(
     if Path(name).suffix not in ('.yaml', '.yml'):
         raise CgdError(f'preset: {name!r} is neither {", ".join(PRESETS)} nor a .yaml file')
     preset = _Preset.load(name)
+    if preset.solves and not preset.chained: raise CgdError(f'{name}: solves opens a conversation; set chained, too')
     for field, slots in _NEEDED.items():
         if preset.chained and field == 'refine_user': continue
+        slots = [s for s in slots if not (preset.solves and s == 'problem')]   # it stands in the first turn
         missing = [s for s in slots if f'{{{s}}}' not in getattr(preset, field)]
         if missing: raise CgdError(f'{name}: {field} lacks {{{missing[0]}}}')
     return preset
@@ -97,12 +107,14 @@ def _ask(system:str, user:str) -> list[dict]:
 # %% ../nbs/21_teacher.ipynb #asked-for-critique
 def critique_messages(
     preset:_Preset,      # what to ask
-    row:dict,            # with prompt and draft
+    row:dict,            # with prompt and draft; direct, too, if the preset solves
     reference:bool=False # show the gold solution
 ) -> list[dict]:         # chat turns
     "What an LM teacher is asked for a critique"
     note = '\n\n' + preset.reference_note if reference else ''
-    return _ask(preset.critique_system, _fill(preset.critique_user + note, row))
+    *system, user = _ask(preset.critique_system, _fill(preset.critique_user + note, row))
+    own = [_turn('user', row['prompt']), _turn('assistant', row['direct'])] if preset.solves else []
+    return [*system, *own, user]
 
 # %% ../nbs/21_teacher.ipynb #messages
 def refine_messages(
@@ -137,6 +149,7 @@ class LMTeacher(Opened):
         cfg:TeacherConfig # what to ask, and how to draw the answers
     ):
         self.engine, self.cfg, self.ask, self.name = engine, cfg, load_preset(cfg.preset), engine.name
+        self.solves = self.ask.solves   # a problem, before it judges a draft
         self.preset = _preset_label(self.ask) + ('+reference' if cfg.with_reference else '')
         self.drawn = SampleConfig(temperature=cfg.temperature, max_new_tokens=cfg.max_new_tokens, seed=cfg.seed)
 
@@ -151,17 +164,21 @@ class LMTeacher(Opened):
 
     def critique(self, rows:list[dict], store:Store) -> list[Completion]:
         "A critique of each draft"
-        asked = [critique_messages(self.ask, row, self._shows_gold(row)) for row in rows]
+        asked = [critique_messages(self.ask, row, self._shows_gold(row)) for row in self._solved(rows, store)]
         return self._complete(rows, asked, store, 'critique')
 
     def refine(self, rows:list[dict], store:Store) -> list[Completion]:
         "A refinement of each draft, with its critique in view"
-        asked = [refine_messages(self.ask, row, self._shows_gold(row)) for row in rows]
+        asked = [refine_messages(self.ask, row, self._shows_gold(row)) for row in self._solved(rows, store)]
         return self._complete(rows, asked, store, 'refine')
 
     def direct(self, rows:list[dict], store:Store) -> list[Completion]:
         "Its own answer to each bare prompt"
         return self._complete(rows, [[_turn('user', row['prompt'])] for row in rows], store, 'direct')
+
+    def _solved(self, rows, store): # with its own answer in each, if the preset wants one
+        if not self.solves: return rows
+        return [row | dict(direct=c.text) for row, c in zip(rows, self.direct(rows, store))]
 
     def _shows_gold(self, row):
         if not self.cfg.with_reference or row.get('solution') or row.get('reference'): return self.cfg.with_reference
@@ -176,13 +193,14 @@ class LMTeacher(Opened):
 # %% ../nbs/21_teacher.ipynb #ignored-settings
 _LM_ONLY = 'preset', 'with_reference', 'max_new_tokens', 'temperature', 'rows_at_once'
 _ORACLE_ONLY = 'detail', 'wrong_rate'
+_IGNORES = dict(oracle=_LM_ONLY, expert=('preset', 'with_reference', *_ORACLE_ONLY)) # it knows one way to be asked
 
 def ignored_settings(
     spec:str,         # a teacher's name
     cfg:TeacherConfig # how it is to teach
 ) -> list[str]:       # names of fields
-    "What is set, but for the other kind of teacher"
-    others = _LM_ONLY if spec == 'oracle' else _ORACLE_ONLY
+    "What is set, but for another kind of teacher"
+    others = _IGNORES.get(spec, _ORACLE_ONLY)
     return [f for f in others if getattr(cfg, f) != TeacherConfig.model_fields[f].default]
 
 # %% ../nbs/21_teacher.ipynb #own-settings
@@ -196,7 +214,7 @@ def own_settings(
 
 # %% ../nbs/21_teacher.ipynb #open-teacher
 def open_teacher(
-    spec:str,         # 'oracle', or an engine: vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL, recorded:FILE
+    spec:str,         # 'oracle', 'expert', or an engine: vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL, recorded:FILE
     cfg:TeacherConfig=TeacherConfig(), # how it teaches
     opener:Callable=open_engine, # of engines: `open_engine`, or `cluster.open_cluster` with its settings
     **options         # of the engine
@@ -206,7 +224,19 @@ def open_teacher(
         raise CgdError(f'teach.{ignored[0]}: a setting that the teacher {spec!r} would ignore; '
                        'remove it or choose another teacher')
     if spec == 'oracle': return OracleTeacher(cfg.detail, cfg.wrong_rate, cfg.seed)
+    if spec == 'expert':
+        spec, cfg = f'{choose_engine(spec)}:{spec}', cfg.model_copy(update=dict(preset='solved'))
     return LMTeacher(opener(spec, **options), cfg)
+
+# %% ../nbs/21_teacher.ipynb #check-expert
+def check_expert(
+    problems:list[dict] # that it is to teach
+):
+    "Raise CgdError for problems that the expert teacher was not made for"
+    if others := [p['problem_id'] for p in problems if not str(p.get('source')).startswith('words/')]:
+        raise CgdError(f'teacher: expert knows the kinds of problems that come with cgd, and {len(others)} of '
+                       f'{len(problems)} are others, {others[0]} for one; take oracle, if they have solutions, or '
+                       'vllm:MODEL')
 
 # %% ../nbs/21_teacher.ipynb #require
 def _require(rows:list[dict], columns:tuple, stage:str):

@@ -131,7 +131,10 @@ def build(
 def _pair_of(row:dict, method:Method, cfg:ViewConfig) -> dict:
     asked = '{prompt}' if method.shows else cfg.template
     parts = dict(problem=asked.replace('{prompt}', row['prompt']), **{c: row[c] for c in method.shows})
-    return make_pair(method, parts, row[method.learns], row['row_id']) | dict(bare_problem=row['prompt'])
+    pair = make_pair(method, parts, row[method.learns], row['row_id']) | dict(bare_problem=row['prompt'])
+    if not method.then: return pair
+    later = _pair_of(row, METHODS[method.then], cfg)
+    return pair | dict(completion=pair['completion'] + later['prompt'] + later['completion'])
 
 # %% ../nbs/25_views.ipynb #same-pairs
 def same_pairs(

@@ -16,6 +16,7 @@ from cgd.core import read_table
 def cgd(tmp_path, capsys, tiny_model):
     "Run the command line on the tiny model in a folder of its own: exit code and all that it said"
     def call(*words, student=tiny_model):
+        if '--problems' in words and '--teacher' not in words: words += '--teacher', 'oracle'
         try: code = main([*words, '--folder', str(tmp_path), '--student', student, '--student-engine', 'hf', '--draft.max-new-tokens', '4'])
         except SystemExit as e: code = e.code
         said = capsys.readouterr()

@@ -31,7 +31,7 @@ def test_runs_as_far_as_names_go(file):
     assert device*times == cfg.train.batch_size and device == cfg.train.device_batch_size
     sets = [plan.read_set(spec) for spec in filter(None, (cfg.problems, *cfg.benchmarks, cfg.validation))]
     for spec in (s.source for s in sets): assert spec in SETS or spec in BENCHMARKS or re.fullmatch(r'hub:[\w.-]+/[\w.-]+(:\w*){0,2}(\[\d+:\d+\])?', spec)
-    assert all(t == 'oracle' or re.fullmatch(r'vllm:[\w.-]+/[\w.-]+', t) for t in teachers(cfg))
+    assert all(t in ('oracle', 'expert') or re.fullmatch(r'vllm:[\w.-]+/[\w.-]+', t) for t in teachers(cfg))
 
 PUBLISHED = {   # file -> student, teacher, tokens of an answer in the tests
     'paper/llama-3.1-8b.yaml': ('meta-llama/Llama-3.1-8B-Instruct', 'vllm:meta-llama/Llama-3.3-70B-Instruct', 8192),

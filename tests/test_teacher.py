@@ -39,6 +39,46 @@ def test_student_teaches_itself(preset, tmp_path_factory, capsys, long):
         assert len({r['critique_key'], r['refinement_key'], r['direct_key']}) == 3
 
 
+def recorded_drafts(folder: Path, n: int) -> list[dict]:
+    with open_engine(f'recorded:{DRAFTS}') as student, Store(folder/'drafts.sqlite') as store:
+        return draft(load_problems('train', limit=n).rows, student, store, SampleConfig())
+
+
+def poisoned(rows: list[dict]) -> list[dict]:
+    return [row | dict(reference='POISON 777', solution='POISON: 1 + 1 = 777.\nThe answer is 777.') for row in rows]
+
+
+TAUGHT = 'critique', 'verdict', 'refinement', 'direct'   # what a teacher writes
+
+
+def test_a_teacher_who_solves_first_is_never_given_the_gold(tiny_student, tmp_path):
+    "Taught anew with poisoned gold, in a store of its own, all it writes is the same to the byte; a teacher with the reference is given it"
+    drafts, cfg = recorded_drafts(tmp_path, 2), TeacherConfig(preset='solved', max_new_tokens=12)
+
+    def taught(rows, name, **more):
+        with Store(tmp_path/name) as store, open_teacher(f'hf:{tiny_student}', cfg.model_copy(update=more)) as teacher:
+            rows = direct(refine(critique(rows, teacher, store), teacher, store), teacher, store)
+            return [[r[c] for c in TAUGHT] for r in rows], str(store.db.execute('SELECT request FROM completions').fetchall())
+    (clean, asked), (again, asked_again) = taught(drafts, 'clean'), taught(poisoned(drafts), 'poisoned')
+    assert clean == again and asked == asked_again and 'POISON' not in asked_again
+    assert 'POISON' in taught(poisoned(drafts), 'told', with_reference=True)[1]
+
+
+def test_the_expert_is_never_given_the_gold(tmp_path):
+    "With poisoned gold it asks for nothing that it has not been asked before, and so writes the same; it is right where the draft is wrong"
+    drafts = recorded_drafts(tmp_path, 6)
+    with Store(tmp_path/'taught.sqlite') as store, open_teacher('expert') as expert:
+        clean = direct(refine(critique(drafts, expert, store), expert, store), expert, store)
+        kept = len(store)
+        again = direct(refine(critique(poisoned(drafts), expert, store), expert, store), expert, store)
+        assert len(store) == kept == 3 * len(drafts)
+    assert [[r[c] for c in TAUGHT] for r in clean] == [[r[c] for c in TAUGHT] for r in again]
+    assert {(r['teacher'], r['preset']) for r in clean} == {('expert', 'solved')}
+    right = {text: sum(r[f'{text}_grade'] == 'right' for r in clean) for text in ('draft', 'refinement')}
+    assert right['refinement'] > right['draft'], right
+    assert all(r['verdict'] in ('right', 'wrong') for r in clean)
+
+
 @pytest.fixture
 def rambler(tiny_model, tmp_path) -> str:
     "A random model whose layers say little, so that it often says a token again"
