@@ -228,7 +228,8 @@ _COLUMNS = dict(
     draft_grade='graded against the reference', teacher='who reviewed', preset='how it was asked',
     critique='of the draft', verdict="the critique's own last word: right, wrong or unparsed",
     refinement='written with draft and critique in view', refinement_grade='graded against the reference',
-    direct="the teacher's own answer to the bare problem")
+    direct="the teacher's own answer to the bare problem", short='the same, shortened',
+    direct_short="the same, as short as the draft's writer needs it")
 
 _SIZES = (1_000, 'n<1K'), (10_000, '1K<n<10K'), (100_000, '10K<n<100K'), (1_000_000, '100K<n<1M')
 

@@ -21,6 +21,7 @@ from .methods import METHODS, read_training
 from .stats import sum_known
 from .given import GIVEN
 from .oracle import OracleTeacher
+from .teacher import REWRITES
 from .models import Shape
 
 # %% ../nbs/40_costs.ipynb #weights
@@ -126,7 +127,7 @@ def session_flops(session:dict, shape:Shape|None) -> float|None: # None: not kno
     return forward_flops(shape, tokens - cached, attended(session['requests'], tokens, cached))
 
 # %% ../nbs/40_costs.ipynb #method-of
-_TEACHING, _SELF = ('critique', 'refine', 'direct'), ('self-critique', 'self-refine')
+_TEACHING, _SELF = ('critique', 'refine', 'direct', *REWRITES), ('self-critique', 'self-refine')
 _SHARED, _COUNTED = ('draft', *_TEACHING), ('requests', 'prompt_tokens', 'completion_tokens', 'seconds')
 
 def method_of(model:str, methods:list[str]) -> str: # a session's cgd-merged-0123abcd, smollm2+cgd-0123abcd, smollm2

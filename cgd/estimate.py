@@ -10,7 +10,7 @@ import json, os, random, shutil, time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import mean, median
 
@@ -33,7 +33,7 @@ from .recipe import training_dtype
 from .results import read_trainings, shape_of
 from .rollouts import unsolved
 from .store import Request, Store, request_key, sample_requests
-from .teacher import critique_messages, refine_messages
+from .teacher import REWRITES, critique_messages, refine_messages, rewrite_messages
 
 # %% ../nbs/46_estimate.ipynb #task
 @dataclass
@@ -95,7 +95,9 @@ def _ask_teacher(task:_Task, teacher, rows:list[dict], turns:Callable, store:Sto
         return sample_requests(name, turns(row), teacher.drawn)[0]
     return [c and c.text for c in _look_up(task, list(map(ask, rows)), store)]
 
-_TEXTS = dict(critique=('critique', 'refinement'), refine=('refinement',), direct=('direct',))   # that make one idle
+# given texts that make a stage idle
+_TEXTS = dict(critique=('critique', 'refinement'), refine=('refinement',), direct=('direct',),
+              **{c: (c,) for c in REWRITES})
 
 def _lessons(t:RunTeacher, dealt:list[tuple[dict, dict]], stages:list[str], store:Store|None) -> Iterator[_Task]:
     "A teacher's work on its drafts, less what is given of it"
@@ -114,9 +116,11 @@ def _asked(teacher, dealt:list[tuple[dict, dict]], lacking:dict[str, list[dict]]
     gold, own = teacher.cfg.with_reference, ('direct',) if teacher.solves else ()
     turns = dict(critique=lambda row: critique_messages(teacher.ask, row, gold),
                  refine=lambda row: refine_messages(teacher.ask, row, gold),
-                 direct=lambda row: [dict(role='user', content=row['prompt'])])
-    shown = dict(direct=(), critique=('draft', *own), refine=('draft', *own, 'critique'))
-    known = {id(row): row | dict(critique=given.get('critique')) for row, given in dealt}
+                 direct=lambda row: [dict(role='user', content=row['prompt'])],
+                 **{c: partial(rewrite_messages, c) for c in REWRITES})
+    shown = dict(direct=(), critique=('draft', *own), refine=('draft', *own, 'critique'),
+                 **dict.fromkeys(REWRITES, ('draft', 'direct')))
+    known = {id(row): row | {c: given.get(c) for c in ('critique', 'direct')} for row, given in dealt}
     for stage, rows in lacking.items():
         ready = [row for row in rows if all(known[id(row)].get(text) is not None for text in shown[stage])]
         task = _Task(stage, '', teacher.name, teacher.engine, cap=teacher.cfg.max_new_tokens)
@@ -159,7 +163,7 @@ def left_to_do(
     if cfg.methods:
         task, rows = _drafts(plan, open_student(plan), store)
         yield task
-        whole = ['critique', *['refine'][:plan.refines], *({'direct'} & plan.stages)]
+        whole = ['critique', *['refine'][:plan.refines], *(s for s in ('direct', *REWRITES) if s in plan.stages)]
         stages = dict(draft=[], critique=['critique']).get(upto, whole)
         for teacher, dealt in zip(plan.teachers, plan.deal(rows)): yield from _lessons(teacher, dealt, stages, store)
     if upto not in ('eval', 'report'): return
@@ -217,7 +221,7 @@ _SESSIONS = '''SELECT s.id, stage, s.model, s.identity, s.seconds, s.load_second
     cached_tokens, json_extract(request, '$.max_new_tokens') FROM completions c JOIN sessions s ON c.session = s.id
     WHERE finish_reason IN ('stop', 'length') AND prompt_tokens > 0 AND completion_tokens IS NOT NULL'''
 
-_TAUGHT = 'critique', 'refine', 'direct'   # stages of a teacher
+_TAUGHT = 'critique', 'refine', 'direct', *REWRITES   # stages of a teacher
 
 def _spread(values:list) -> list: # of many, few
     values = sorted(values)
@@ -455,7 +459,7 @@ def _sizes(plan:Plan) -> dict[str, float]: # tokens, before anything is known of
     def tokens(column): return _count([p[column] for p in plan.problems if p.get(column)], folder)
     solution = tokens('solution') or 0.
     return dict(problem=tokens('prompt'), solution=solution, draft=0., critique=60., refine=solution + 20,
-                direct=solution)
+                direct=solution, **dict.fromkeys(REWRITES, solution))
 
 def estimate_run(
     plan:Plan,             # of the run

@@ -98,7 +98,7 @@ def _draw_interval(
     low, mid, high = (scale * row[k] for k in names)
     ends = [[max(mid - low, 0)], [max(high - mid, 0)]]   # rounding may leave a share of 0 a hair outside
     point = dict(x=at, y=mid, yerr=ends) if upright else dict(x=mid, y=at, xerr=ends)
-    ours = dict(fmt=marker, ms=6, mfc='white' if hollow else color, color=color, capsize=0, lw=1.6)
+    ours = dict(marker=marker, ls='', ms=6, mfc='white' if hollow else color, color=color, capsize=0, lw=1.6)
     ax.errorbar(**point, **ours | look)
 
 # %% ../nbs/42_figures.ipynb #distinct
@@ -402,11 +402,12 @@ def _look(model:tuple, added:dict) -> dict:
 
 def _length_points(ax:Axes, rows:list[dict], grader:str, color:str, marker:str, mfc:str):
     "A point with its interval; of several seeds small ones, and a large one for their mean"
-    small = dict(fmt='.', ms=4, lw=.8, alpha=.6) if len(rows) > 1 else {}
-    for r in rows: _draw_interval(ax, r['mean_tokens'], r, grader, 100, color, marker, upright=True, mfc=mfc, **small)
+    small = dict(ms=4, lw=.8, alpha=.6) if len(rows) > 1 else {}
+    one = '.' if small else marker
+    for r in rows: _draw_interval(ax, r['mean_tokens'], r, grader, 100, color, one, upright=True, mfc=mfc, **small)
     if not small: return
     x, y = _mean([r['mean_tokens'] for r in rows]), 100 * sum(r[grader] for r in rows) / len(rows)
-    ax.plot(x, y, marker, ms=8, color=color, mfc=mfc, mew=1.5)
+    ax.plot(x, y, marker=marker, ls='', ms=8, color=color, mfc=mfc, mew=1.5)
 
 # %% ../nbs/42_figures.ipynb #plot-lengths
 def plot_lengths(
@@ -731,6 +732,7 @@ def plot_attention(
 
 # %% ../nbs/42_figures.ipynb #cost
 _STAGES = {'draft': '#9ecae1', 'critique': '#fdae6b', 'refine': '#d9662b', 'direct': '#fdd9b5',
+          'short': '#fee8d0', 'direct_short': '#f7c6a0',
           'train': '#2a6ea6', 'evaluate': '#b3b3b3'}
 
 def _cost(rows:list[dict]) -> tuple[str, float, str]:

@@ -409,6 +409,20 @@ def _need_solution(rows:list[dict]):
             raise CgdError(f'{row["problem_id"]}: the oracle teacher needs a reference and a solution, and this '
                            'problem lacks one; use an LM teacher')
 
+# %% ../nbs/20_oracle.ipynb #shorten
+_WRITTEN = re.compile(r'[\d($.][\d\s.,$%()+*/×÷·−-]*=\s*\$?[\d.,]*\d')
+
+def _bare(step:_Step) -> str:
+    "A step's equations without its words; the step itself where they cannot be told apart"
+    found = [m[0] for m in _WRITTEN.finditer(step.text)]
+    return '\n'.join(found) if tuple(e for text in found for e in read_equations(text)) == step.equations else step.text
+
+def _shorten(row:dict, for_draft:bool) -> str:
+    "A worked answer without words; those of steps that the draft lacks stay, if it is for the draft's writer"
+    lacks = diagnose(row['prompt'], row['draft'], row['reference'], row['direct']).missing if for_draft else ()
+    steps = [s.text if s in lacks else _bare(s) for s in _read_steps(row['direct'])]
+    return '\n'.join([*filter(None, steps), rf'\boxed{{{row["reference"]}}}'])
+
 # %% ../nbs/20_oracle.ipynb #reference-teacher
 class OracleTeacher(Opened):
     "The oracle teacher: deterministic, offline, and it sees the solution"
@@ -438,6 +452,11 @@ class OracleTeacher(Opened):
         "The worked solution, its answer boxed"
         _need_solution(rows)
         return [self._done(r, 'direct', _solve(r)) for r in rows]
+
+    def rewrite(self, rows:list[dict], column:str, store=None) -> list[Completion]: # column: short or direct_short
+        "Its own answer again, shorter: without words, or as the draft's writer needs it"
+        _need_solution(rows)
+        return [self._done(r, column, _shorten(r, column == 'direct_short')) for r in rows]
 
     def _review(self, row, rows):
         about = _other(row, rows, self.seed) if self.detail == 'irrelevant' else row

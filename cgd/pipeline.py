@@ -41,7 +41,7 @@ from .results import (
     teaching_gap)
 from .rivals import train_rival
 from .rollouts import draft, unsolved
-from .teacher import critique, doubts, teach
+from .teacher import REWRITES, critique, doubts, rewrite, teach
 from .merge import merge_student
 from .stats import mean_interval
 from .trainer import log_scores, read_losses
@@ -301,10 +301,12 @@ def teach_stage(
             if not alone and not plan.refines: rows = [row | _UNREFINED for row in rows]
             answered = 'direct' in plan.stages or bare and teacher.solves
             if not alone and answered: rows = direct_rest(rows, some, teacher, store, cfg.grader)
+            for column in () if alone else REWRITES:
+                if column in plan.stages: rows = rewrite(rows, teacher, column, store, cfg.grader)
         done += rows
     write_table(done, cfg.path('critiques.parquet' if alone else 'traces.parquet'))
     print(_teach_line(done, len(store) == held and not all(t.oracle for t in plan.teachers)))
-    made = 'verdict', *(['refinement_grade'] if plan.refines else []), 'direct_grade'
+    made = 'verdict', *(['refinement_grade'] if plan.refines else []), 'direct_grade', *(f'{c}_grade' for c in REWRITES)
     for line in doubts(done, *made): print(line, file=sys.stderr)
     _check_unparsed(done, cfg.max_unparsed)
     return done

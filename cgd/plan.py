@@ -28,7 +28,8 @@ from .grade import GRADERS
 from .methods import ASK, Method, Training, ViewConfig, read_training
 from .rivals import RLConfig, check_rival
 from .given import TraceFields, deal_reviews, given_problems, given_reviews, read_given
-from .teacher import TeacherConfig, check_expert, ignored_settings, open_teacher, own_settings, share_out
+from .teacher import (
+    REWRITES, TeacherConfig, check_expert, ignored_settings, load_preset, open_teacher, own_settings, share_out)
 from .recipe import TrainConfig
 from .train import check_training
 
@@ -185,6 +186,12 @@ class RunTeacher:
     def model(self) -> str: # '' if it is none
         "What stands behind the kind of engine"
         return self.spec if self.spec == 'expert' else self.spec.partition(':')[2]
+
+    @property
+    def compares(self) -> bool:
+        "Whether its critiques are written with a better answer in view"
+        solves = self.spec == 'expert' or load_preset(self.settings.preset).solves
+        return self.oracle or self.settings.with_reference or solves
 
     def open(self): # a context manager; its model loads when it is first asked
         "The teacher itself"
@@ -345,6 +352,13 @@ def _taught_by_itself(plan:Plan):
         raise CgdError(f'methods: {own[0]} is of what the student refined itself, so it must be a teacher, too: '
                        f'teacher: vllm:{student}')
 
+def _compared(plan:Plan):
+    "a method of critiques that compare, and a teacher that sees the draft alone"
+    for m in plan.pair_methods:
+        blind = [t.spec for t in plan.teachers if m.compared and not t.compares]
+        if blind: raise CgdError(f'methods: {m.name} learns from critiques that compare a draft with a better answer; '
+                                 f'{blind[0]} would see none: set teach.preset to solved')
+
 def _settings_heeded(plan:Plan):
     "a setting of `teach` that no teacher of the run uses"
     unused = set.intersection(*({*ignored_settings(t.spec, plan.cfg.teach)} for t in plan.teachers))
@@ -377,7 +391,7 @@ def _learnt(plan:Plan) -> list[dict]: return plan.problems if plan.cfg.methods e
 def _lacking(plan:Plan) -> set[str]: # ids of the problems that a teacher of the run still has to do with
     def whole(r): # of its refinement or, if nobody learns from one, of its critique
         reviewed = r['refinement'] is not None or r['critique'] is not None and not plan.refines
-        return reviewed and (r['direct'] is not None or 'direct' not in plan.stages)
+        return reviewed and (r['direct'] is not None or 'direct' not in plan.stages) and not plan.stages & {*REWRITES}
     done = {}
     for r in plan.given: done[r['problem_id']] = done.get(r['problem_id'], True) and whole(r)
     return {p['problem_id'] for p in _learnt(plan) if not done.get(p['problem_id'])}
@@ -461,8 +475,8 @@ def _recipes(plan:Plan):
         except CgdError as e: raise CgdError(f'{"rl" if t.on_policy else "train"}: {e}') from None
 
 # %% ../nbs/44_plan.ipynb #plan
-CHECKS = (_methods, _budget, _names_once, _named_apart, _teachers, _taught_by_itself, _settings_heeded, _engines,
-          _thinking, _columns, _known_kinds, _given, _validation, _graded_how, _tests_apart, _recipes)
+CHECKS = (_methods, _budget, _names_once, _named_apart, _teachers, _taught_by_itself, _compared, _settings_heeded,
+          _engines, _thinking, _columns, _known_kinds, _given, _validation, _graded_how, _tests_apart, _recipes)
 
 def plan(
     cfg:RunConfig,    # the run

@@ -26,10 +26,10 @@ from .figures import without_grid
 from .store import Store, sessions
 from .pipeline import run
 from .plan import Plan, RunConfig, check_same_run
+from .teacher import REWRITES
 from .results import (
     graders_with_outcomes, grouped, loss_table, probed_tables, read_records, read_traces, read_trainings,
     score_groups, shape_of, text_tables, with_holm)
-
 
 # %% ../nbs/48_sweep.ipynb #arm
 class Arm(Config):
@@ -278,7 +278,7 @@ def _data_sessions(sweep:SweepConfig) -> list[dict]: # see `generate.sessions`
     made, kept = [], sweep.tables_folder/'sessions.csv'
     if (file := sweep.path('store.sqlite')).exists():
         with Store(file) as store: done = sessions(store)
-        made = [s for s in done if s['stage'] in ('draft', 'critique', 'refine', 'direct')]
+        made = [s for s in done if s['stage'] in ('draft', 'critique', 'refine', 'direct', *REWRITES)]
     return made or (pd.read_csv(kept).to_dict('records') if kept.exists() else [])
 
 # %% ../nbs/48_sweep.ipynb #costs

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .core import CgdError, content_hash, derive_seed
 from .leaks import states_answer
-from .methods import METHODS, Method, Training, ViewConfig, read_training
+from .methods import METHODS, Method, Training, ViewConfig, change_rows, read_training
 
 if TYPE_CHECKING: from datasets import Dataset
 
@@ -53,12 +53,22 @@ def _text_fault(row:dict, method:Method, cfg:ViewConfig) -> str|None:
             if not cfg.keep_truncated: return f'{column} cut off'
         elif finish != 'stop': return f'{column} ended by {finish}'
 
+# %% ../nbs/25_views.ipynb #short-fault
+def _short_fault(row:dict, column:str) -> str|None: # of a shortened answer
+    "Why a text is no shorter form of the direct answer"
+    if row.get('direct_grade') is None: return f'{column} not graded'
+    if row.get(f'{column}_grade') != row['direct_grade']: return f'{column} loses the answer'
+    if len(row[column]) >= len(row['direct']): return f'{column} not shorter'
+
 # %% ../nbs/25_views.ipynb #grade-fault
 def _grade_fault(row:dict, method:Method, cfg:ViewConfig) -> str|None:
     "What is wrong with the grades of a row, if they are asked for"
     if method.own and row['teacher'] != row['student']: return 'refined by another model'
-    if (cfg.only_right or method.own) and row.get(f'{method.learns}_grade', 'right') != 'right':
-        return f'{method.learns} not right'
+    if (cfg.only_right or method.own) and method.learns not in ('solution', 'reference'):   # which are the gold
+        grade = row.get(f'{method.learns}_grade')
+        if grade != 'right': return f'{method.learns} not {"right" if grade else "graded"}'
+    for column in ('short', 'direct_short'):
+        if column in method.columns and (why := _short_fault(row, column)): return why
     if cfg.verdict_agrees:
         if row.get('draft_grade') is None: return 'draft not graded'
         agreed = 'right' if row['draft_grade'] == 'right' else 'wrong'
@@ -125,11 +135,17 @@ def build(
     "The training pairs of one method; raises CgdError for an unknown method or a missing column"
     method = _of_pairs(method)
     rows, dropped = filter_rows(traces, method, cfg)
-    if method.change: rows = method.change(rows, cfg)
-    return Pairs(method.name, [_pair_of(r, method, cfg) for r in rows], dropped)
+    pairs = [_pair_of(r, method, cfg) for r in change_rows(method, rows, cfg)]
+    empty = [_empty(pair, method) for pair in pairs]
+    dropped = Counter(dropped) + Counter(f'no {c}' for c in empty if c)
+    return Pairs(method.name, [pair for pair, c in zip(pairs, empty) if not c], dict(dropped))
+
+def _empty(pair:dict, method:Method) -> str|None: # a column that a change has left empty; a draft may be
+    texts = {c: pair[c] for c in method.shows if c != 'draft'} | {method.learns: pair['completion'][0]['content']}
+    return next((c for c, text in texts.items() if not text), None)
 
 def _pair_of(row:dict, method:Method, cfg:ViewConfig) -> dict:
-    asked = '{prompt}' if method.shows else cfg.template
+    asked = '{prompt}' if method.shows else row.get('template', cfg.template)
     parts = dict(problem=asked.replace('{prompt}', row['prompt']), **{c: row[c] for c in method.shows})
     pair = make_pair(method, parts, row[method.learns], row['row_id']) | dict(bare_problem=row['prompt'])
     if not method.then: return pair
@@ -147,27 +163,31 @@ def same_pairs(
     return list(groups.values())
 
 # %% ../nbs/25_views.ipynb #mix
-def _mix(a:Pairs, b:Pairs, share:float, seed:int) -> Pairs: # one pair for each row that both have
+def _by_row(pairs:Pairs) -> dict[str, list[dict]]: # some methods make several pairs of a row
+    found = defaultdict(list)
+    for pair in pairs.rows: found[pair['row_id']].append(pair)
+    return found
+
+def _mix(a:Pairs, b:Pairs, share:float, seed:int) -> Pairs: # the pairs of one of them for each row that both have
     "Two methods in one training set, a share of the rows from the second"
-    other = {r['row_id']: r for r in b.rows}
-    rows = [r for r in a.rows if r['row_id'] in other]
-    order = list(range(len(rows)))
+    ours, theirs = _by_row(a), _by_row(b)
+    ids = [id for id in ours if id in theirs]
+    order = list(range(len(ids)))
     random.Random(derive_seed(seed, 'mix')).shuffle(order)
-    for taken, i in enumerate(order):
-        if taken + .5 > share*len(rows): break
-        rows[i] = other[rows[i]['row_id']]
-    single = len(a) + len(b) - 2*len(rows)
+    taken = {i for n, i in enumerate(order) if n + .5 <= share*len(ids)}
+    rows = [pair for i, id in enumerate(ids) for pair in (theirs if i in taken else ours)[id]]
+    single = len(ours) + len(theirs) - 2*len(ids)
     return Pairs(f'{a.name}+{b.name}', rows, {'only in one view': single} if single else {})
 
 # %% ../nbs/25_views.ipynb #anneal
 def _anneal(a:Pairs, b:Pairs, epochs:int, seed:int) -> Pairs: # all epochs written out, in training order
     "From one method to another in the course of training: all rows of the first at the start, of the second at the end"
-    other = {r['row_id']: r for r in b.rows}
-    rows = [r for r in a.rows if r['row_id'] in other]
+    ours, theirs = _by_row(a), _by_row(b)
+    ids = [id for id in ours if id in theirs]
     draw, out = random.Random(derive_seed(seed, 'anneal')), []
-    for _ in range(epochs): out += draw.sample(rows, len(rows))
+    for _ in range(epochs): out += draw.sample(ids, len(ids))
     last = max(len(out) - 1, 1)
-    rows = [other[r['row_id']] if draw.random() < i/last else r for i, r in enumerate(out)]
+    rows = [pair for i, id in enumerate(out) for pair in (theirs if draw.random() < i/last else ours)[id]]
     return Pairs(f'{a.name}-to-{b.name}', rows)
 
 # %% ../nbs/25_views.ipynb #compose

@@ -17,7 +17,7 @@ from cgd.store import Request, SampleConfig, ScoreRequest, Store
 from cgd.generate import complete
 from cgd.engines import open_engine
 from cgd.rollouts import draft
-from cgd.teacher import critique, direct, open_teacher, refine
+from cgd.teacher import critique, direct, open_teacher, refine, rewrite
 from cgd.masks import render
 from cgd.methods import METHODS
 from cgd.views import build
@@ -60,7 +60,9 @@ def family(request): return request.param, tokenizer_of(request.param)
 def traces(tmp_path_factory):
     with open_engine(f'recorded:{RECORDINGS/"drafts.jsonl"}') as student, Store(tmp_path_factory.mktemp('templates')/'store.sqlite') as store:
         drafts = draft(load_problems('train', limit=3).rows, student, store, SampleConfig())
-    with open_teacher('oracle') as teacher: return refine(critique(direct(drafts, teacher), teacher), teacher)
+    with open_teacher('oracle') as teacher:
+        taught = refine(critique(direct(drafts, teacher), teacher), teacher)
+        return rewrite(rewrite(taught, teacher, 'short'), teacher, 'direct_short')
 
 
 def made(view, traces):
@@ -93,8 +95,9 @@ def test_markers_in_texts_stay_text(view, family, traces):
     name, tokenizer = family
     _, bos, end, special, plain = FAMILIES[name]
     markers = [t for t in (bos, end, *special) if t]
-    odd = 'It is 4. ' + '\n'.join([*markers, *plain]) + ' Or 5?'
-    forged = [r | {c: f'{odd} {i}' for c in ('prompt', 'solution', 'direct', 'draft', 'critique', 'refinement')} for i, r in enumerate(traces)]
+    odd = '\n'.join(['', *markers, *plain]) + ' Or 5?'
+    forged = [r | {c: f'It is \\boxed{{4}}. {odd} {i}' for c in ('prompt', 'solution', 'direct', 'draft', 'critique', 'refinement')}
+                | {c: f'{odd} {i}' for c in ('short', 'direct_short')} for i, r in enumerate(traces)]
     for honest, pair in zip(made(view, traces), made(view, forged), strict=True):
         (sound, _), (ids, mask) = render(tokenizer, honest), render(tokenizer, pair)
         assert learnt(tokenizer, ids, mask).endswith(pair['completion'][0]['content'] + end)
