@@ -8,7 +8,7 @@
     cgd.compare(cgd.evaluate('smollm2', 'test:50'), cgd.evaluate(student, 'test:50'))
 
 Problems are a list of dicts (`prompt`, `reference`, and for the oracle teacher `solution`), a `datasets.Dataset`, a file, `hub:NAME`, or a set that
-comes with cgd (`train`, `val`, `test`, `shifted`; `train:16` is the first 16). A model is `smollm2`, a folder or a Hub id; in front of it may stand
+comes with cgd (`train`, `val`, `test`, `test_large`, `shifted`; `train:16` is the first 16). A model is `smollm2`, a folder or a Hub id; in front of it may stand
 how it runs: `vllm:`, `hf:`, `openai:NAME@URL`, `recorded:FILE`. Settings are those of a run: `cgd.distill(..., draft=dict(n=4, temperature=.7),
 teach=dict(detail='exact'))`, `cgd.train(..., epochs=1)`, `cgd.evaluate(..., max_new_tokens=512)`. What a model has written is kept in `store` and
 not asked for again. Whatever you can mend is a `cgd.CgdError` of a line.

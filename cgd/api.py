@@ -204,7 +204,7 @@ def distill(
     problems:'str|Path|Iterable[dict[str, Any]]',
     # smollm2, a folder, a Hub id or what `train` returned; before it perhaps vllm:, hf:, openai: or recorded:
     student:'str|Path|Student'='smollm2',
-    teacher:str='oracle',         # oracle, vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL
+    teacher:str='oracle',         # oracle, expert, vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL
     store:'str|Path|Store'=_STORE, # keeps what models wrote
     direct:bool=False,            # have the teacher answer each problem itself, too, which `dsft` learns
     **settings:Any                # of DistillConfig, e.g. draft=dict(n=4, temperature=.7), teach=dict(detail='exact')

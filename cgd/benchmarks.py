@@ -129,6 +129,7 @@ _SHIPPED = (
     _made_here('train', 2000, sha256='d0c03e37a35d4b69cabf6a8690097631bcc21597da20f6f8098d19dbf844e970'),
     _made_here('val', 200, sha256='d4e3aa06476fb7ad6b39b909a0f9f605cc24c7cda6a1913307f7bac3f0362fa8'),
     _made_here('test', 500, sha256='ee892f8c40be5a9af93101739176655ad8ddc1a47312e79ba78c933df76fb115'),
+    _made_here('test_large', 1000, sha256='d6ee5567f834dfb6a7de651f9d4cd842b765b08160a4446436824efec2963260'),
     _made_here('shifted', 500, sha256='a86b458ee56e3d500927099e77fcffa23384a85660c602fd9cf56d52eb01455d'))
 
 BENCHMARKS = {b.name: b for b in (*_MATHEMATICS, *_CHOICES, *_OTHERS, *_SHIPPED)}  # name -> entry

@@ -84,7 +84,7 @@ def _chat(args:argparse.Namespace) -> str:
 
 # %% ../nbs/52_cli.ipynb #data-flags
 _DATA_HELP = """SPEC is a file (.jsonl, .json, .csv, .tsv, .parquet; .gz, too), a folder of such files or of
-save_to_disk, a set that comes with cgd (train, val, test, shifted), hub:NAME[:CONFIG[:SPLIT]] or bench:NAME.
+save_to_disk, a set that comes with cgd (train, val, test, test_large, shifted), hub:NAME[:CONFIG[:SPLIT]] or bench:NAME.
 Of several splits `train` is read; FOLDER::test and hub:NAME::test name another.
 Usual names and shapes are known: Alpaca, ShareGPT, messages, GSM8K, MATH, NuminaMath, OpenMathInstruct, verl, CFT.
 Name what is called otherwise; a dot leads into a column:

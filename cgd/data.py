@@ -421,7 +421,7 @@ def _read_row(raw:dict|bytes) -> tuple[dict, str]:
     return _mend_row(row)
 
 # %% ../nbs/04_data.ipynb #read-bench
-SETS = ('train', 'val', 'test', 'shifted')  # the shipped sets
+SETS = ('train', 'val', 'test', 'test_large', 'shifted')  # the shipped sets
 
 def _read_bench(name:str):
     folder = os.environ.get('CGD_BENCH_DIR')

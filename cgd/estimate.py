@@ -104,19 +104,26 @@ def _lessons(t:RunTeacher, dealt:list[tuple[dict, dict]], stages:list[str], stor
         if t.oracle:
             yield from (_Task(stage, '', teacher.name, waiting=len(rows)) for stage, rows in lacking.items())
             return
-        gold, cap = teacher.cfg.with_reference, teacher.cfg.max_new_tokens
-        turns = dict(critique=lambda row: critique_messages(teacher.ask, row, gold),
-                     refine=lambda row: refine_messages(teacher.ask, row, gold),
-                     direct=lambda row: [dict(role='user', content=row['prompt'])])
-        said = {id(row): given['critique'] for row, given in dealt if given.get('critique')}
-        for stage, rows in lacking.items():
-            if stage != 'direct': rows = [row for row in rows if row['draft'] is not None]
-            if stage == 'refine': rows = [dict(row, critique=said[id(row)]) for row in rows if id(row) in said]
-            task = _Task(stage, '', teacher.name, teacher.engine, cap=cap)
-            texts = _ask_teacher(task, teacher, rows, turns[stage], store)
-            task.waiting = len(lacking[stage]) - len(rows)
-            if stage == 'critique': said |= {id(row): text for row, text in zip(rows, texts) if text and text.strip()}
-            yield task
+        if teacher.ask.solves and 'critique' in lacking: lacking = dict(direct=lacking.get('refine', lacking['critique'])) | lacking
+        yield from _asked(teacher, dealt, lacking, store)
+
+# %% ../nbs/46_estimate.ipynb #asked
+def _asked(teacher, dealt:list[tuple[dict, dict]], lacking:dict[str, list[dict]], store:Store|None) -> Iterator[_Task]:
+    "What is asked of a language model: each text as soon as those are there that it is asked with"
+    gold, own = teacher.cfg.with_reference, ('direct',) if teacher.ask.solves else ()
+    turns = dict(critique=lambda row: critique_messages(teacher.ask, row, gold),
+                 refine=lambda row: refine_messages(teacher.ask, row, gold),
+                 direct=lambda row: [dict(role='user', content=row['prompt'])])
+    shown = dict(direct=(), critique=('draft', *own), refine=('draft', *own, 'critique'))
+    known = {id(row): row | dict(critique=given.get('critique')) for row, given in dealt}
+    for stage, rows in lacking.items():
+        ready = [row for row in rows if all(known[id(row)].get(text) is not None for text in shown[stage])]
+        task = _Task(stage, '', teacher.name, teacher.engine, cap=teacher.cfg.max_new_tokens)
+        texts = _ask_teacher(task, teacher, [known[id(row)] for row in ready], turns[stage], store)
+        task.waiting = len(rows) - len(ready)
+        for row, text in zip(ready, texts):
+            if text and text.strip(): known[id(row)] = known[id(row)] | {stage: text}
+        yield task
 
 # %% ../nbs/46_estimate.ipynb #tested
 def _test_requests(plan:Plan) -> list[Request]: # none where given answers get scores

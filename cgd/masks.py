@@ -26,20 +26,31 @@ def _can_write(tokenizer, text:str) -> bool: # False for one that lacks characte
     return unicodedata.normalize('NFC', learnt.strip()) == unicodedata.normalize('NFC', text.strip())
 
 # %% ../nbs/26_masks.ipynb #render
+def _targets(pair:dict) -> list[str]: return [t['content'] for t in pair['completion'] if t['role'] == 'assistant']
+
+def _written(tokenizer, pair:dict) -> list[tuple[list[int], list[int]]]:
+    "For each answer of a pair, all that stands before it, and what has to be written"
+    turns = pair['completion']
+    return [turn_ids(tokenizer, pair['prompt'] + turns[:i], turn['content'])
+            for i, turn in enumerate(turns) if turn['role'] == 'assistant']
+
+# %% ../nbs/26_masks.ipynb #render-turns
 def render(
     tokenizer,  # of the student
     pair:dict   # prompt and completion
 ) -> tuple[list[int], list[int]]: # token ids, and the loss mask: 1 where the token is learnt
-    "A pair as the student reads it; raises CgdError if the tokenizer cannot write the target, or has no place for it"
-    target = pair['completion'][0]['content']
-    prompt, written = turn_ids(tokenizer, pair['prompt'], target)
-    bos = tokenizer.bos_token_id
-    if bos is not None and prompt[:2] == [bos, bos]:
-        raise CgdError('the chat template begins with two begin-of-text tokens')
-    if not _can_write(tokenizer, target):
-        raise CgdError(f'{pair["row_id"]}: the tokenizer cannot write the target {target[:60]!r}; '
-                       'leave the row out, as `encode` does, or take another student')
-    return prompt + written, [0]*len(prompt) + [1]*len(written)
+    "A pair as the student reads it; raises CgdError if the tokenizer cannot write a target, or has no place for it"
+    ids, mask, bos = [], [], tokenizer.bos_token_id
+    for target, (before, written) in zip(_targets(pair), _written(tokenizer, pair)):
+        if before[:len(ids)] != ids: raise CgdError('the chat template writes earlier answers anew: learn one at a time')
+        if bos is not None and before[:2] == [bos, bos]:
+            raise CgdError('the chat template begins with two begin-of-text tokens')
+        if not _can_write(tokenizer, target):
+            raise CgdError(f'{pair["row_id"]}: the tokenizer cannot write the target {target[:60]!r}; '
+                           'leave the row out, as `encode` does, or take another student')
+        mask += [0]*(len(before) - len(ids)) + [1]*len(written)
+        ids = before + written
+    return ids, mask
 
 # %% ../nbs/26_masks.ipynb #mask-view
 class MaskView:
@@ -155,7 +166,7 @@ def _encode_rows(tokenizer, pairs:list[dict], max_length:int) -> tuple[Encoded, 
     "Rows that fit, and reasons for those that do not"
     done, reasons, longest = Encoded([]), Counter(), 0
     for pair in pairs:
-        if not _can_write(tokenizer, pair['completion'][0]['content']):
+        if not all(_can_write(tokenizer, target) for target in _targets(pair)):
             reasons['target not writable'] += 1
             continue
         short = _shorten(tokenizer, pair, max_length)

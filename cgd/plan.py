@@ -44,7 +44,8 @@ class _Models(Config):
     # and is trained and tested here
     student_url:str|None=Field(None, pattern=r'^openai:.+@https?://')
     student_engine:Literal['auto', 'vllm', 'hf']='auto' # auto: vLLM where it is installed
-    # oracle (offline; it knows the solutions), vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL; or several
+    # oracle (it knows the solutions), expert (a small model that knows problems like those of train, and no solution),
+    # vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL; or several
     teacher:tuple[str, ...]=('oracle',)
     # several teachers: each problem goes to one of them, drawn by teach.seed, or to all
     teacher_share:Literal['one', 'all']='one'
@@ -179,11 +180,11 @@ class RunTeacher:
     @property
     def oracle(self) -> bool: return self.spec == 'oracle'
     @property
-    def loads_model(self) -> bool: return self.spec.startswith(('vllm:', 'hf:'))
+    def loads_model(self) -> bool: return self.spec == 'expert' or self.spec.startswith(('vllm:', 'hf:'))
     @property
     def model(self) -> str: # '' if it is none
         "What stands behind the kind of engine"
-        return self.spec.partition(':')[2]
+        return self.spec if self.spec == 'expert' else self.spec.partition(':')[2]
 
     def open(self): # a context manager; its model loads when it is first asked
         "The teacher itself"

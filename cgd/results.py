@@ -318,10 +318,10 @@ def show_comparison(
 
 # %% ../nbs/45_results.ipynb #described
 def _described(teacher:RunTeacher) -> str:
-    settings, kind = teacher.settings, 'detail' if teacher.oracle else 'preset'
-    shown = settings.model_dump(exclude_defaults=True) | {kind: getattr(settings, kind)}
+    settings, kind = teacher.settings, dict(oracle=['detail'], expert=[]).get(teacher.spec, ['preset'])
+    shown = settings.model_dump(exclude_defaults=True) | {k: getattr(settings, k) for k in kind}
     name = 'oracle teacher' if teacher.oracle else f'teacher {teacher.spec}'
-    return f'{name} ({", ".join(f"{k} {v}" for k, v in shown.items())})'
+    return name + (f' ({", ".join(f"{k} {v}" for k, v in shown.items())})' if shown else '')
 
 # %% ../nbs/45_results.ipynb #caption
 def caption(

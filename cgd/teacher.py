@@ -19,7 +19,7 @@ from .core import CgdError, Config, content_hash, derive_seed
 from .progress import Work, show_progress
 from .store import Completion, SampleConfig, Store, sample_requests
 from .generate import Engine, Opened, complete
-from .engines import open_engine
+from .engines import choose_engine, open_engine
 from .grade import outcomes
 from .oracle import OracleTeacher
 from .verdict import fence, parse_verdict
@@ -33,6 +33,7 @@ class _Preset(Config):
     refine_system:str=''  # system turn of the refinement; unused if chained
     refine_user:str       # user turn of the refinement
     chained:bool=False    # the refinement is the critique conversation's next turn
+    solves:bool=False     # the conversation opens with the bare problem and the teacher's own answer to it
     reference_note:str='The correct solution, which the student has not seen:\n{reference}' # for `with_reference`
 
 # %% ../nbs/21_teacher.ipynb #presets
@@ -52,7 +53,13 @@ PRESETS = {p.name: p for p in (
     _Preset(name='paper', critique_system=_REVIEW, critique_user=_BOTH,
             refine_system=_EXPERT + _BETTER, refine_user=_BOTH + '\n\nYour critique:\n{critique}'),
     _Preset(name='chained', critique_system=_REVIEW, critique_user=_BOTH, chained=True,
-            refine_user='Now, starting from the student\'s answer and with your critique, ' + _BETTER))}
+            refine_user='Now, starting from the student\'s answer and with your critique, ' + _BETTER),
+    _Preset(name='solved', critique_system='', solves=True, chained=True,
+            critique_user='A student answered:\n{answer}\n\nReview this answer. Name the first step that is wrong or '
+                          'missing, without giving the result away. End with a line of its own that reads '
+                          '`Conclusion: right` or `Conclusion: wrong`.',
+            refine_user='Now write the answer anew: keep what is right, put right what is wrong, and put the final '
+                        'answer in \\boxed{}.'))}
 
 # %% ../nbs/21_teacher.ipynb #load-preset
 _NEEDED = dict(
@@ -66,9 +73,10 @@ def load_preset(
     if Path(name).suffix not in ('.yaml', '.yml'):
         raise CgdError(f'preset: {name!r} is neither {", ".join(PRESETS)} nor a .yaml file')
     preset = _Preset.load(name)
+    if preset.solves and not preset.chained: raise CgdError(f'{name}: solves opens a conversation; set chained, too')
     for field, slots in _NEEDED.items():
         if preset.chained and field == 'refine_user': continue
-        missing = [s for s in slots if f'{{{s}}}' not in getattr(preset, field)]
+        missing = [s for s in slots if f'{{{s}}}' not in getattr(preset, field) and not (preset.solves and s == 'problem')]
         if missing: raise CgdError(f'{name}: {field} lacks {{{missing[0]}}}')
     return preset
 
@@ -97,12 +105,14 @@ def _ask(system:str, user:str) -> list[dict]:
 # %% ../nbs/21_teacher.ipynb #asked-for-critique
 def critique_messages(
     preset:_Preset,      # what to ask
-    row:dict,            # with prompt and draft
+    row:dict,            # with prompt and draft; direct, too, if the preset solves
     reference:bool=False # show the gold solution
 ) -> list[dict]:         # chat turns
     "What an LM teacher is asked for a critique"
     note = '\n\n' + preset.reference_note if reference else ''
-    return _ask(preset.critique_system, _fill(preset.critique_user + note, row))
+    *system, user = _ask(preset.critique_system, _fill(preset.critique_user + note, row))
+    own = [_turn('user', row['prompt']), _turn('assistant', row['direct'])] if preset.solves else []
+    return [*system, *own, user]
 
 # %% ../nbs/21_teacher.ipynb #messages
 def refine_messages(
@@ -151,17 +161,21 @@ class LMTeacher(Opened):
 
     def critique(self, rows:list[dict], store:Store) -> list[Completion]:
         "A critique of each draft"
-        asked = [critique_messages(self.ask, row, self._shows_gold(row)) for row in rows]
+        asked = [critique_messages(self.ask, row, self._shows_gold(row)) for row in self._solved(rows, store)]
         return self._complete(rows, asked, store, 'critique')
 
     def refine(self, rows:list[dict], store:Store) -> list[Completion]:
         "A refinement of each draft, with its critique in view"
-        asked = [refine_messages(self.ask, row, self._shows_gold(row)) for row in rows]
+        asked = [refine_messages(self.ask, row, self._shows_gold(row)) for row in self._solved(rows, store)]
         return self._complete(rows, asked, store, 'refine')
 
     def direct(self, rows:list[dict], store:Store) -> list[Completion]:
         "Its own answer to each bare prompt"
         return self._complete(rows, [[_turn('user', row['prompt'])] for row in rows], store, 'direct')
+
+    def _solved(self, rows, store): # with its own answer in each, if the preset wants one
+        if not self.ask.solves: return rows
+        return [row | dict(direct=c.text) for row, c in zip(rows, self.direct(rows, store))]
 
     def _shows_gold(self, row):
         if not self.cfg.with_reference or row.get('solution') or row.get('reference'): return self.cfg.with_reference
@@ -176,13 +190,14 @@ class LMTeacher(Opened):
 # %% ../nbs/21_teacher.ipynb #ignored-settings
 _LM_ONLY = 'preset', 'with_reference', 'max_new_tokens', 'temperature', 'rows_at_once'
 _ORACLE_ONLY = 'detail', 'wrong_rate'
+_IGNORES = dict(oracle=_LM_ONLY, expert=('preset', 'with_reference', *_ORACLE_ONLY)) # it knows one way to be asked
 
 def ignored_settings(
     spec:str,         # a teacher's name
     cfg:TeacherConfig # how it is to teach
 ) -> list[str]:       # names of fields
-    "What is set, but for the other kind of teacher"
-    others = _LM_ONLY if spec == 'oracle' else _ORACLE_ONLY
+    "What is set, but for another kind of teacher"
+    others = _IGNORES.get(spec, _ORACLE_ONLY)
     return [f for f in others if getattr(cfg, f) != TeacherConfig.model_fields[f].default]
 
 # %% ../nbs/21_teacher.ipynb #own-settings
@@ -196,7 +211,7 @@ def own_settings(
 
 # %% ../nbs/21_teacher.ipynb #open-teacher
 def open_teacher(
-    spec:str,         # 'oracle', or an engine: vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL, recorded:FILE
+    spec:str,         # 'oracle', 'expert', or an engine: vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL, recorded:FILE
     cfg:TeacherConfig=TeacherConfig(), # how it teaches
     opener:Callable=open_engine, # of engines: `open_engine`, or `cluster.open_cluster` with its settings
     **options         # of the engine
@@ -206,6 +221,8 @@ def open_teacher(
         raise CgdError(f'teach.{ignored[0]}: a setting that the teacher {spec!r} would ignore; '
                        'remove it or choose another teacher')
     if spec == 'oracle': return OracleTeacher(cfg.detail, cfg.wrong_rate, cfg.seed)
+    if spec == 'expert':
+        spec, cfg = f'{choose_engine(spec)}:{spec}', cfg.model_copy(update=dict(preset='solved'))
     return LMTeacher(opener(spec, **options), cfg)
 
 # %% ../nbs/21_teacher.ipynb #require
@@ -327,6 +344,12 @@ def _why_unparsed(rows:list[dict]) -> str:
             'look at --teach.preset, or take another --teacher')
 
 # %% ../nbs/21_teacher.ipynb #doubts
+def _foreign(traces:list[dict]) -> list[str]:
+    own = [r for r in traces if r['teacher'] == 'expert']
+    others = {r['problem_id'] for r in own if not str(r.get('source')).startswith('words/')}
+    return [f'expert: {len(others)} of {len({r["problem_id"] for r in own})} problems are not of the kinds that it was '
+            'trained on, those of the set train; take another --teacher for them'] if others else []
+
 def _unread(traces:list[dict]) -> list[str]:
     said = []
     for teacher in sorted({r['teacher'] for r in traces}):
@@ -355,7 +378,7 @@ def doubts(
     *made:str          # what it made: verdict, or columns of grades
 ) -> list[str]:        # one line each, which names the setting to change
     "Verdicts that are mostly unparsed, texts that are mostly cut off, and grades that are all missing"
-    said = _unread(traces) if 'verdict' in made else []
+    said = _foreign(traces) + _unread(traces) if 'verdict' in made else []
     for column in made:
         graded = [r for r in traces if column != 'verdict' and column in r]
         if graded and (doubt := _doubt_of(column, graded)): said.append(doubt)

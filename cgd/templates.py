@@ -109,6 +109,7 @@ def story_and_numbers(
 # %% ../nbs/05_templates.ipynb #draw-many
 _EASY = dict(extras=(*[0]*9, 1), scale=1)      # chosen by measuring: see data/README.md
 _SHIFTED = dict(extras=(0, 1, 2), scale=2)
+_LESSONS = dict(extras=(*[0]*7, 1, 1, 2), scale=1)   # for teachers: more of the longer ones, which are harder
 
 def _draw_many(n:int, rng:random.Random, taken:set, extras:tuple, scale:int) -> list:
     rows = []
@@ -123,12 +124,14 @@ def _draw_many(n:int, rng:random.Random, taken:set, extras:tuple, scale:int) -> 
 def make_sets(
     seed:int=0 # another seed gives other problems of the same kind
 ) -> dict:     # set name -> rows
-    "The shipped problem sets"
+    "The shipped problem sets, and `lessons`, which a teacher may be trained on"
     rng, taken = random.Random(derive_seed(seed, 'word problems')), set()
     pool = _draw_many(2700, rng, taken, **_EASY)
     rng.shuffle(pool)
     sets = dict(train=pool[:2000], val=pool[2000:2200], test=pool[2200:])
     sets['shifted'] = _draw_many(500, rng, taken, **_SHIFTED)
+    sets['test_large'] = _draw_many(1000, rng, taken, **_EASY)
+    sets['lessons'] = _draw_many(2000, rng, taken, **_LESSONS)
     def named(row, name): return dict(problem_id=f'{name}-{content_hash(row["prompt"])}', **row)
     return {name: [named(row, name) for row in rows] for name, rows in sets.items()}
 
@@ -136,5 +139,6 @@ def make_sets(
 def make_shipped(
     folder:str|Path # usually data/
 ):
-    "Write the four shipped files again"
-    for name, rows in make_sets().items(): write_table(rows, Path(folder)/f'{name}.jsonl')
+    "Write the shipped files again; lessons are made when a teacher is"
+    for name, rows in make_sets().items():
+        if name != 'lessons': write_table(rows, Path(folder)/f'{name}.jsonl')

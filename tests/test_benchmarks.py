@@ -94,7 +94,7 @@ def test_worked_examples_have_a_checksum_too(tmp_path, monkeypatch):
 
 
 def test_shipped_sets_have_checksums(monkeypatch):
-    assert all(load_benchmark(name, 1).verified for name in ('train', 'val', 'test', 'shifted'))
+    assert all(load_benchmark(name, 1).verified for name in ('train', 'val', 'test', 'test_large', 'shifted'))
     with pytest.raises(CgdError, match='not the file that test is known by'): load_benchmark(replace(BENCHMARKS['test'], sha256='0'*64), 1)
 
 
