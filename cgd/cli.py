@@ -173,7 +173,7 @@ _DRY_RUN = '. With --dry-run: what it would do, take and, given --prices IN,OUT 
 _COMMON = {'': 'name folder student student_engine teacher problems traces n_problems validation methods benchmarks '
            'max_unparsed',
            'draft': 'n temperature max_new_tokens', 'teach': 'preset detail max_new_tokens',
-           'train': 'tuning lr epochs batch_size device_batch_size max_length seed', 'rl': 'steps',
+           'train': 'tuning lr epochs batch_size device_batch_size max_length seed', 'rl': 'steps', 'prefer': 'lr beta',
            'eval': 'max_new_tokens', 'engine': 'dtype max_model_len'}   # the settings that people use
 
 def _with_common_help(cls:type[Config], group:str='') -> type[Config]:

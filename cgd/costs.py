@@ -82,13 +82,17 @@ def training_flops(
     cfg, method, full = record['config'], METHODS.get(record.get('view')), _is_full(record['config'])
     writes = method is not None and method.on_policy
     tokens = record['tokens'] - record.get('teacher_tokens', 0)
-    forward = forward_flops(shape, tokens, attended(record['pairs']*(1 if writes else cfg['epochs']), tokens))
+    prefers = method is not None and method.prefers
+    rows = record['pairs']*(1 if writes else cfg['epochs'])*(1 + prefers)   # two answers a pair
+    forward = forward_flops(shape, tokens, attended(rows, tokens))
     backward = 2*forward - (0 if full else _OPERATIONS*weights_used(shape)*tokens) # frozen weights have no gradient
     own = 0. if full else 3*_OPERATIONS*adapter_weights(shape, cfg['lora_r'])*tokens
     again = cfg.get('gradient_checkpointing')
     if again is None: again = str(record['device']).startswith('cuda')
     parts = dict(forward=forward, backward=backward, adapter=own, recomputed=(forward + own/3) if again else 0.)
     if writes: parts |= _rollout_flops(record, shape)
+    if prefers:   # what the student as it was reads: once, or in every pass where several processes share the work
+        parts |= dict(reference=forward/(cfg['epochs'] if record.get('processes', 1) == 1 else 1))
     return parts | dict(total=sum(parts.values()))
 
 # %% ../nbs/40_costs.ipynb #oracle-sessions
@@ -126,8 +130,8 @@ def session_flops(session:dict, shape:Shape|None) -> float|None: # None: not kno
     return forward_flops(shape, tokens - cached, attended(session['requests'], tokens, cached))
 
 # %% ../nbs/40_costs.ipynb #method-of
-_TEACHING, _SELF = ('critique', 'refine', 'direct'), ('self-critique', 'self-refine')
-_SHARED, _COUNTED = ('draft', *_TEACHING), ('requests', 'prompt_tokens', 'completion_tokens', 'seconds')
+_TEACHING, _SELF = ('critique', 'refine', 'direct', 'rewrite', 'prefer'), ('self-critique', 'self-refine')
+_SHARED, _COUNTED = ('draft', 'perplexity', *_TEACHING), ('requests', 'prompt_tokens', 'completion_tokens', 'seconds')
 
 def method_of(model:str, methods:list[str]) -> str: # a session's cgd-merged-0123abcd, smollm2+cgd-0123abcd, smollm2
     "Which method's student a model is: base if it is none of these"

@@ -401,7 +401,8 @@ def _pair_tokens(plan:Plan, t:Training, sizes:dict[str, float], runs:list[dict])
         return r['tokens']/r['pairs']/r['epochs'] + longer
     parts = {s.replace('refine', 'refinement'): n for s, n in sizes.items()}
     if t.on_policy: return parts['problem'] + min(parts['draft'], plan.cfg.rl.max_new_tokens) + _CHAT
-    return _count([m.ask]) + parts['problem'] + sum(parts.get(c, 0) + 10 for c in m.columns) + _CHAT
+    read = (parts['problem'] + _CHAT)*(1 + m.prefers)   # before each of its answers
+    return _count([m.ask]) + read + sum(parts.get(c, 0) + 10 for c in m.columns)
 
 # %% ../nbs/46_estimate.ipynb #training-line
 def _training_line(plan:Plan, t:Training, rows:int, sizes:dict[str, float], runs:list[dict]) -> dict:
@@ -505,7 +506,7 @@ def _disk(plan:Plan, lines:list[dict]) -> float: # GB
     for r in lines:
         if r['kind'] != 'train' or not r['left']: continue
         t = plan.trainings[r['method']]
-        full = (plan.cfg.rl if t.on_policy else plan.cfg.train).tuning == 'full'
+        full = getattr(plan.cfg, t.settings).tuning == 'full'
         size += 4*model.weights*(4 if full else 1.2)   # a checkpoint keeps two moments of what is trained
     texts = sum(r['read'] + r['written'] for r in lines if r['kind'] not in ('train', ''))
     return (size + 4*4*texts)/1e9

@@ -59,8 +59,9 @@ class _Taken:
     @cached_property
     def rows(self) -> list[dict]: # its pairs; raises CgdError if it learnt from none
         file = self.plan.cfg.path('pairs', f'{self.name}.jsonl')
-        if not file.exists():
-            raise CgdError(f'{self.name}: learns from its own answers, so there are no pairs to train on elsewhere; '
+        if not file.exists() or self.training.prefers:
+            what = 'preferences' if self.training.prefers else 'its own answers'
+            raise CgdError(f'{self.name}: learns from {what}, so there are no pairs to train on elsewhere; '
                            f'its student can be taken: --to {", ".join(t for t in TOOLS if not TOOLS[t].trains)}')
         return read_table(file)
 

@@ -731,6 +731,7 @@ def plot_attention(
 
 # %% ../nbs/42_figures.ipynb #cost
 _STAGES = {'draft': '#9ecae1', 'critique': '#fdae6b', 'refine': '#d9662b', 'direct': '#fdd9b5',
+          'perplexity': '#c6dbef', 'rewrite': '#e6864a', 'prefer': '#fee6ce',
           'train': '#2a6ea6', 'evaluate': '#b3b3b3'}
 
 def _cost(rows:list[dict]) -> tuple[str, float, str]:

@@ -146,9 +146,17 @@ def _shorten(tokenizer, pair:dict, max_length:int) -> dict: # the pair itself if
 @dataclass
 class Encoded:
     "Rows for the trainer, and what was done to make them fit"
-    rows:list[dict]  # input_ids, and labels with -100 where nothing is learnt
+    rows:list[dict]  # input_ids, and labels with -100 where nothing is learnt; of a rejected answer, too
     shortened:int=0  # rows that lost the middle of a draft or critique
     left_out:dict[str, int]=field(default_factory=dict) # reason -> rows that cannot be learnt from
+
+    @property
+    def longest(self) -> int: # tokens of a row, or of one of its two
+        return max(len(r[ids]) for r in self.rows for ids in ('input_ids', 'rejected_ids') if ids in r)
+
+    @property
+    def learnt(self) -> int: # tokens that count in the loss
+        return sum(label != -100 for r in self.rows for label in [*r['labels'], *r.get('rejected_labels', ())])
 
 # %% ../nbs/26_masks.ipynb #too-many-left-out
 def _too_many_left_out(pairs:Pairs, left_out:dict, longest:int, max_length:int, max_cut_share:float) -> str:
@@ -161,22 +169,36 @@ def _too_many_left_out(pairs:Pairs, left_out:dict, longest:int, max_length:int, 
                    'take another student, or write these targets in characters that it has')
     return f'{pairs.name}: {"; ".join(why)}; or raise max_cut_share={max_cut_share} to train without them'
 
+# %% ../nbs/26_masks.ipynb #encode-pair
+def _halves(pair:dict) -> list[dict]: # the pair itself, or one for each of its two answers
+    return [pair, pair | dict(completion=pair['rejected'])] if 'rejected' in pair else [pair]
+
+def _labelled(ids:list[int], mask:list[int]) -> list[int]: return [i if m else -100 for i, m in zip(ids, mask)]
+
+def _row_of(rendered:list[tuple[list[int], list[int]]]) -> dict:
+    "A row for the trainer, from tokens and masks of its one or two answers"
+    ids, mask = rendered[0]
+    row = dict(input_ids=ids, labels=_labelled(ids, mask))
+    for ids, mask in rendered[1:]: row |= dict(rejected_ids=ids, rejected_labels=_labelled(ids, mask))
+    return row
+
 # %% ../nbs/26_masks.ipynb #encode-rows
 def _encode_rows(tokenizer, pairs:list[dict], max_length:int) -> tuple[Encoded, int]: # and the longest target too long
     "Rows that fit, and reasons for those that do not"
     done, reasons, longest = Encoded([]), Counter(), 0
     for pair in pairs:
-        if not all(_can_write(tokenizer, target) for target in _targets(pair)):
+        if not all(_can_write(tokenizer, target) for half in _halves(pair) for target in _targets(half)):
             reasons['target not writable'] += 1
             continue
         short = _shorten(tokenizer, pair, max_length)
-        ids, mask = render(tokenizer, short)
+        rendered = [render(tokenizer, half) for half in _halves(short)]
+        ids, mask = max(rendered, key=lambda r: len(r[0]))
         if len(ids) > max_length:
             reasons['target too long'] += 1
             longest = max(longest, sum(mask))
             continue
         done.shortened += short is not pair
-        done.rows.append(dict(input_ids=ids, labels=[i if m else -100 for i, m in zip(ids, mask)]))
+        done.rows.append(_row_of(rendered))
     done.left_out = dict(reasons)
     return done, longest
 

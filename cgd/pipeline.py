@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from statistics import mean
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from .core import CgdError, hold_folder, read_table, span, time_run, write_atomic, write_table
+from .core import CgdError, derive_seed, hold_folder, read_table, span, time_run, write_atomic, write_table
 from .process import one_process
 from .progress import begin_step, show_progress
 from .contamination import decontaminate
@@ -29,7 +30,7 @@ from .store import Store, merge_stores
 from .engines import _rank, choose_engine
 from .models import find_model, load_tokenizer
 from .masks import equal_budget, length_audit, lengths
-from .methods import MAIN, Training
+from .methods import MAIN, MORE_STAGES, Training
 from .given import direct_rest, given_drafts, review_rest
 from .plan import Plan, RunConfig, check_same_run, open_spread, plan
 from .probe import (
@@ -246,6 +247,12 @@ def _check_first(cfg:RunConfig, drafts:list[dict], teacher, store:Store):
     "Stop a teacher who makes rubbish at once; the first critiques are found in the store later"
     if cfg.max_unparsed < 1: _check_unparsed(critique(drafts[:_FIRST], teacher, store), cfg.max_unparsed, True)
 
+# %% ../nbs/47_pipeline.ipynb #add-columns
+def _add_columns(plan:Plan, stage:str, rows:list[dict], model, store:Store) -> list[dict]:
+    "What a stage beyond the usual ones makes of a table, if a training needs it"
+    if stage not in plan.stages: return rows
+    return resolve_name(MORE_STAGES[stage])(rows, model, store, plan.cfg.grader)
+
 # %% ../nbs/47_pipeline.ipynb #draft-stage
 @span('rest', stage='draft')
 def draft_stage(
@@ -258,6 +265,7 @@ def draft_stage(
     begin_step('draft')
     held = len(store)
     drafts = drop_unreadable(_all_drafts(plan, problems, student, store))
+    drafts = _add_columns(plan, 'perplexity', drafts, student, store)
     write_table(drafts, cfg.path('drafts.parquet'))
     print(_draft_line(drafts, len(store) == held))
     for line in doubts(drafts, 'draft_grade'): print(line, file=sys.stderr)
@@ -300,7 +308,10 @@ def teach_stage(
             rows = review_rest(some, teacher, store, cfg.grader, work if plan.refines else critique)
             if not alone and not plan.refines: rows = [row | _UNREFINED for row in rows]
             if not alone and 'direct' in plan.stages: rows = direct_rest(rows, some, teacher, store, cfg.grader)
+            if not alone: rows = _add_columns(plan, 'rewrite', rows, teacher, store)
         done += rows
+    if plan.judge and not alone:
+        with plan.judge.open() as judge: done = _add_columns(plan, 'prefer', done, judge, store)
     write_table(done, cfg.path('critiques.parquet' if alone else 'traces.parquet'))
     print(_teach_line(done, len(store) == held and not all(t.oracle for t in plan.teachers)))
     made = 'verdict', *(['refinement_grade'] if plan.refines else []), 'direct_grade'
@@ -352,12 +363,30 @@ def _validation_pairs(plan:Plan, t:Training, traces:list[dict]) -> Pairs:
     if t.join == 'anneal': return build(traces, t.methods[-1], plan.cfg.views)
     return compose(t, {m.name: build(traces, m, plan.cfg.views) for m in t.methods}, plan.cfg.views)
 
+# %% ../nbs/47_pipeline.ipynb #share-out
+def _share_problems(plan:Plan, pairs:dict[str, Pairs]) -> dict[str, Pairs]: # by training
+    "A share of the problems for what is trained first, and the others for the preferences after it, if a run wants it"
+    share, seed = plan.cfg.views.first_share, plan.cfg.views.seed
+    if share is None: return pairs
+    firsts = {t.first.name for t in plan.trainings.values() if t.first and t.prefers}
+    problems = {r['bare_problem'] for p in pairs.values() for r in p.rows}
+    order = sorted(problems, key=lambda p: (derive_seed(seed, 'first', p), p))
+    early = {*order[:round(share*len(order))]}
+    def own(name:str) -> set[str]:
+        return early if name in firsts else problems - early if plan.trainings[name].first else problems
+    def part(name:str, p:Pairs) -> Pairs:
+        rows = [r for r in p.rows if r['bare_problem'] in own(name)]
+        left = {'for the other stage': len(p) - len(rows)} if len(rows) < len(p) else {}
+        return replace(p, rows=rows, dropped=p.dropped | left)
+    return {name: part(name, p) for name, p in pairs.items()}
+
 # %% ../nbs/47_pipeline.ipynb #compose-pairs-step
 def _compose_pairs(plan:Plan, views:list[Pairs], tokenizer) -> dict[str, Pairs]: # by training
     if plan.cfg.budget == 'target_tokens': views = equal_budget(views, tokenizer)
     named, cfg = {v.name: v for v in views}, plan.cfg
     fine_tuned = {name: t for name, t in plan.trainings.items() if not t.on_policy}
     made = {name: compose(t, named, cfg.views, cfg.train.epochs) for name, t in fine_tuned.items()}
+    made = _share_problems(plan, made)
     for p in made.values():
         if not p.rows: raise CgdError(f'{p.name}: no pairs to train on, left out: {p.dropped}; '
                                       'loosen the filters of `views`, or take that method out')
@@ -367,7 +396,8 @@ def _compose_pairs(plan:Plan, views:list[Pairs], tokenizer) -> dict[str, Pairs]:
 def _drop_same(plan:Plan, pairs:dict[str, Pairs]):
     "Of methods whose pairs coincide keep the first, and those that something goes on from"
     first_stages = {t.first.name for t in plan.trainings.values() if t.first}
-    for first, *others in same_pairs([p for m, p in pairs.items() if m in plan.cfg.methods]):
+    alone = [p for m, p in pairs.items() if m in plan.cfg.methods and not plan.trainings[m].first]
+    for first, *others in same_pairs(alone):
         for other in (o for o in others if o not in first_stages):
             print(f'{other}: same pairs as {first} here, so reported as {first}')
             del pairs[other]
@@ -418,7 +448,7 @@ def make_whole(
 # %% ../nbs/47_pipeline.ipynb #stays-adapter
 def _stays_adapter(plan:Plan, training:Training) -> bool:
     "Whether a student takes its turn on a base that is loaded once"
-    cfg, how = plan.cfg, plan.cfg.rl if training.on_policy else plan.cfg.train
+    cfg, how = plan.cfg, getattr(plan.cfg, training.settings)
     if how.tuning == 'full' or training.first or cfg.adapters == 'merge' or cfg.cluster.workers: return False
     import torch
     return cfg.adapters == 'serve' or torch.cuda.is_available()
@@ -433,7 +463,7 @@ def _train_line(t:Training, out:Path, there:bool) -> str: # tune cgd 96 pairs, 2
     record, losses = json.loads((out/'train.json').read_text()), read_losses(out)
     what = f'{record["pairs"]} completions, {record["steps"]} updates' if t.on_policy else \
         f'{record["pairs"]} pairs, {(n := record["config"]["epochs"])} epoch{"s"*(n > 1)}'
-    measure = 'reward' if 'reward' in losses[0] else 'loss'
+    measure = next(m for m in ('reward', 'margin', 'loss') if m in losses[0])
     held_out = f', of the validation set {record["validation"]["loss"]:.2f}' if record['validation'] else ''
     return (f'tune {t.name} {what}: {measure} {losses[0][measure]:.2f} -> {losses[-1][measure]:.2f}{held_out}, '
             f'{record["tokens"]/record["seconds"]:.0f} tokens/s' + '; already there'*there)
@@ -443,12 +473,12 @@ def _train_one(plan:Plan, t:Training, lessons:_Lessons):
     cfg, out, thinking = plan.cfg, plan.cfg.path('models', t.name), plan.cfg.engine.thinking
     begin_step(f'tune {t.name}')
     made = _made(out)
+    start = make_whole(plan, t.first) if t.first else cfg.student
     if t.on_policy:
-        start = make_whole(plan, t.first) if t.first else cfg.student
         train_rival(t.methods[0], lessons.rows, cfg.rl, start, out, thinking=thinking)
     else:
-        train(lessons.pairs[t.name], plan.recipe(t), cfg.student, out, validation=lessons.held_out.get(t.name),
-              thinking=thinking)
+        train(lessons.pairs[t.name], plan.recipe(t), start, out, validation=lessons.held_out.get(t.name),
+              thinking=thinking, trainer=t.methods[0].trainer)
     print(_train_line(t, out, made == _made(out)))
 
 # %% ../nbs/47_pipeline.ipynb #train-stage
@@ -504,7 +534,7 @@ def _tell_test(plan:Plan, method:str, test:str, records:list[dict], there:bool):
     known = plan.cfg.path('models', method, 'train.json')
     step = json.loads(known.read_text())['steps'] if method != 'base' and known.exists() else 0
     scores = {f'eval/{test}/{name}': row[name] for g in graders_in(row) for name in (g, f'{g}_low', f'{g}_high')}
-    log_scores((plan.cfg.rl if t and t.on_policy else plan.cfg.train).report_to, logs,
+    log_scores(getattr(plan.cfg, t.settings if t else 'train').report_to, logs,
                scores | {f'eval/{test}/n': row['n']}, step)
 
 # %% ../nbs/47_pipeline.ipynb #examine

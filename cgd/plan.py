@@ -25,11 +25,11 @@ from .store import SampleConfig, Store
 from .models import chat_facts
 from .engines import open_engine
 from .grade import GRADERS
-from .methods import ASK, Method, Training, ViewConfig, read_training
+from .methods import ASK, METHODS, Method, Training, ViewConfig, read_training
 from .rivals import RLConfig, check_rival
 from .given import TraceFields, deal_reviews, given_problems, given_reviews, read_given
 from .teacher import TeacherConfig, ignored_settings, open_teacher, own_settings, share_out
-from .recipe import TrainConfig
+from .recipe import PreferConfig, TrainConfig
 from .train import check_training
 
 # %% ../nbs/44_plan.ipynb #config-models
@@ -49,6 +49,8 @@ class _Models(Config):
     teacher:tuple[str, ...]=('oracle',)
     # several teachers: each problem goes to one of them, drawn by teach.seed, or to all
     teacher_share:Literal['one', 'all']='one'
+    # who prefers one of two answers, for methods that ask; by default the first teacher
+    judge:str|None=None
 
     @field_validator('teacher', mode='before')
     @classmethod
@@ -99,6 +101,7 @@ class RunConfig(_Tasks):
     teach:TeacherConfig=TeacherConfig()        # critiques and refinements
     views:ViewConfig=ViewConfig()              # which traces become training pairs
     train:TrainConfig=TrainConfig()            # fine-tuning
+    prefer:PreferConfig=PreferConfig()         # methods that learn from preferences
     rl:RLConfig=RLConfig()                     # methods that learn from what the student writes
     eval:EvalConfig=EvalConfig()               # how models are asked when they are tested
     # tuned students: merged into the base one by one, or served from one loaded base (auto: on a GPU)
@@ -231,14 +234,17 @@ class _Words:
     @cached_property
     def teachers(self) -> tuple[RunTeacher, ...]:
         "Who teaches, each with its own settings"
-        cfg, several = self.cfg, len(self.cfg.teacher) > 1
-        options = cfg.teacher_engine.model_dump(exclude_defaults=True)
-        return tuple(RunTeacher(spec, own_settings(spec, cfg.teach) if several else cfg.teach,
-                                {} if spec == 'oracle' else options, cfg.cluster) for spec in cfg.teacher)
+        several = len(self.cfg.teacher) > 1
+        return tuple(self._teacher(t, own_settings(t, self.cfg.teach) if several else self.cfg.teach)
+                     for t in self.cfg.teacher)
+
+    def _teacher(self, spec:str, settings:TeacherConfig) -> RunTeacher:
+        options = {} if spec == 'oracle' else self.cfg.teacher_engine.model_dump(exclude_defaults=True)
+        return RunTeacher(spec, settings, options, self.cfg.cluster)
 
     def recipe(self, training:Training) -> TrainConfig: # annealed pairs have their order, and all epochs, written out
         "How a training goes; each has its own place on the Hub"
-        how, name = self.cfg.train, training.name.replace('+', '-and-')
+        how, name = getattr(self.cfg, training.settings), training.name.replace('+', '-and-')
         if training.join == 'anneal': how = how.model_copy(update=dict(order='given', epochs=1))
         return how.model_copy(update=dict(push_to_hub=f'{how.push_to_hub}-{name}')) if how.push_to_hub else how
 
@@ -277,6 +283,13 @@ class Plan(_Words):
         return deal_reviews(drafts, shares, [t.label for t in self.teachers], given_reviews(self.given))
 
     @cached_property
+    def judge(self) -> RunTeacher|None: # None: no training asks for one
+        "Who prefers one of two answers"
+        if 'prefer' not in self.stages: return None
+        spec = self.cfg.judge or self.cfg.teacher[0]
+        return self._teacher(spec, own_settings(spec, self.cfg.teach))
+
+    @cached_property
     def held_out(self) -> list[dict]:
         "The validation set: taught, too, and not trained on"
         return self.read_set(self.cfg.validation).problems if self.cfg.validation else []
@@ -308,6 +321,8 @@ def _budget(plan:Plan):
             raise CgdError(f'budget: equal target tokens cannot be kept for {t.name}, which learns from what the '
                            'student writes meanwhile; take budget=rows, and compare the ledgers')
     for t in plan.trainings.values():
+        if t.prefers: raise CgdError(f'budget: equal target tokens cannot be kept for {t.name}, which learns from two '
+                                     'answers a row; take budget=rows')
         if t.join: raise CgdError(f'budget: equal target tokens cannot be kept for {t.name}, which takes each row '
                                   'from one of two methods; take budget=rows')
 
@@ -345,9 +360,25 @@ def _taught_by_itself(plan:Plan):
         raise CgdError(f'methods: {own[0]} is of what the student refined itself, so it must be a teacher, too: '
                        f'teacher: vllm:{student}')
 
+def _judged(plan:Plan):
+    "a judge that nothing asks for"
+    if plan.cfg.judge and not plan.judge:
+        asking = [m.name for m in METHODS.values() if 'prefer' in m.stages]
+        raise CgdError(f'judge: no method of this run asks for one; take {" or ".join(asking)}, or leave judge out')
+
+def _shared_out(plan:Plan):
+    "problems shared out to two stages where there are none, or where the first is a method of its own, too"
+    if plan.cfg.views.first_share is None: return
+    firsts = [t.first.name for t in plan.trainings.values() if t.first and t.prefers]
+    if not firsts: raise CgdError('views.first_share: no method of this run has preferences as a second stage, '
+                                  'e.g. dsft-then-dpo; add one, or leave first_share out')
+    if both := {*firsts} & {*plan.cfg.methods}:
+        raise CgdError(f'views.first_share: {min(both)} would learn from a share of the problems; '
+                       'take it out of methods, and train it on all of them in a run of its own')
+
 def _settings_heeded(plan:Plan):
     "a setting of `teach` that no teacher of the run uses"
-    unused = set.intersection(*({*ignored_settings(t.spec, plan.cfg.teach)} for t in plan.teachers))
+    unused = set.intersection(*({*ignored_settings(t.spec, plan.cfg.teach)} for t in (*plan.teachers, plan.judge) if t))
     if unused: raise CgdError(f'teach.{min(unused)}: no teacher of this run ({", ".join(plan.cfg.teacher)}) uses it')
 
 # %% ../nbs/44_plan.ipynb #check-student
@@ -410,8 +441,10 @@ def _given(plan:Plan):
 def _validation(plan:Plan):
     "a validation set that is needed and not there, or is not apart from the training problems"
     cfg, ids = plan.cfg, [{p['problem_id'] for p in rows} for rows in (_learnt(plan), plan.held_out)]
-    if cfg.train.keep == 'best' and not plan.held_out:
-        raise CgdError('train.keep=best chooses a checkpoint by the loss on a validation set; '
+    how = {t.settings for t in plan.trainings.values()} - {'rl'} | {'train'}
+    best = [name for name in sorted(how) if getattr(cfg, name).keep == 'best']
+    if best and not plan.held_out:
+        raise CgdError(f'{best[-1]}.keep=best chooses a checkpoint by the loss on a validation set; '
                        'name one, e.g. validation: val:40')
     if shared := shared_problems(_learnt(plan), plan.held_out):
         raise CgdError(f'validation: {len(shared)} problems of {cfg.validation} are trained on, too; '
@@ -452,11 +485,11 @@ def _recipes(plan:Plan):
         try:
             if t.on_policy: check_rival(t.methods[0], plan.cfg.rl, plan.cfg.student)
             else: check_training(plan.recipe(t), plan.cfg.student)
-        except CgdError as e: raise CgdError(f'{"rl" if t.on_policy else "train"}: {e}') from None
+        except CgdError as e: raise CgdError(f'{t.settings}: {e}') from None
 
 # %% ../nbs/44_plan.ipynb #plan
-CHECKS = (_methods, _budget, _names_once, _named_apart, _teachers, _taught_by_itself, _settings_heeded, _engines,
-          _thinking, _columns, _given, _validation, _graded_how, _tests_apart, _recipes)
+CHECKS = (_methods, _budget, _names_once, _named_apart, _teachers, _taught_by_itself, _judged, _shared_out,
+          _settings_heeded, _engines, _thinking, _columns, _given, _validation, _graded_how, _tests_apart, _recipes)
 
 def plan(
     cfg:RunConfig,    # the run
@@ -479,7 +512,7 @@ def _vouched(spec:str, engine:EngineConfig) -> str:
 
 def _settings_that_count(plan:Plan) -> dict[str, Any]: # dotted name -> value
     import pandas as pd
-    cfg, unused = plan.cfg, () if any(t.on_policy for t in plan.trainings.values()) else ('rl',)
+    cfg, unused = plan.cfg, {'rl', 'prefer'} - {t.settings for t in plan.trainings.values()}
     kept = cfg.model_dump(mode='json', exclude={*_WHERE, *unused})
     for name in ('engine', 'teacher_engine'): kept[name] = {k: kept[name][k] for k in _OF_ENGINE}
     kept |= dict(student_url=cfg.student_url and _vouched(cfg.student_url, cfg.engine),

@@ -377,7 +377,7 @@ def loss_table(
     rows, cfg = [], plan.cfg
     for m in cfg.methods:
         if not cfg.path('models', m, 'losses.csv').exists(): continue
-        seed = (cfg.rl if plan.trainings[m].on_policy else cfg.train).seed
+        seed = getattr(cfg, plan.trainings[m].settings).seed
         rows += [dict(method=m, seed=seed, **{k: r[k] for k in ('step', 'loss', 'reward') if k in r})
                  for r in read_losses(cfg.path('models', m))]
     return rows
@@ -391,7 +391,7 @@ def shape_of(
     except CgdError: return None
 
 def _teacher_shapes(plan:Plan) -> dict[str, Shape|None]:
-    return {t.label[0]: shape_of(t.model) for t in plan.teachers if t.loads_model}
+    return {t.label[0]: shape_of(t.model) for t in (*plan.teachers, plan.judge) if t and t.loads_model}
 
 # %% ../nbs/45_results.ipynb #read-trainings
 def read_trainings(

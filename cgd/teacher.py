@@ -162,16 +162,16 @@ class LMTeacher(Opened):
     def critique(self, rows:list[dict], store:Store) -> list[Completion]:
         "A critique of each draft"
         asked = [critique_messages(self.ask, row, self._shows_gold(row)) for row in self._solved(rows, store)]
-        return self._complete(rows, asked, store, 'critique')
+        return self.answer(rows, asked, store, 'critique')
 
     def refine(self, rows:list[dict], store:Store) -> list[Completion]:
         "A refinement of each draft, with its critique in view"
         asked = [refine_messages(self.ask, row, self._shows_gold(row)) for row in self._solved(rows, store)]
-        return self._complete(rows, asked, store, 'refine')
+        return self.answer(rows, asked, store, 'refine')
 
     def direct(self, rows:list[dict], store:Store) -> list[Completion]:
         "Its own answer to each bare prompt"
-        return self._complete(rows, [[_turn('user', row['prompt'])] for row in rows], store, 'direct')
+        return self.answer(rows, [[_turn('user', row['prompt'])] for row in rows], store, 'direct')
 
     def _solved(self, rows, store): # with its own answer in each, if the preset wants one
         if not self.ask.solves: return rows
@@ -182,7 +182,8 @@ class LMTeacher(Opened):
         raise CgdError(f'{row["problem_id"]}: with_reference is set, but this problem has neither solution nor '
                        'reference')
 
-    def _complete(self, rows, asked, store, stage):
+    def answer(self, rows:list[dict], asked:list[list[dict]], store:Store, stage:str) -> list[Completion]:
+        "What it says to each row's turns"
         requests = (sample_requests(row['row_id'], messages, self.drawn)[0] for row, messages in zip(rows, asked))
         named = [replace(r, id=f'{row["problem_id"]} (row {r.id})') for row, r in zip(rows, requests)]   # for errors
         return complete(self.engine, named, store, stage)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .core import CgdError, content_hash, derive_seed
 from .leaks import states_answer
-from .methods import METHODS, Method, Training, ViewConfig, read_training
+from .methods import METHODS, Method, Training, ViewConfig, choose_texts, read_training
 
 if TYPE_CHECKING: from datasets import Dataset
 
@@ -33,32 +33,44 @@ def make_pair(
     method:str|Method,   # or its name
     parts:dict[str,str], # 'problem', and what else the method shows
     target:str,          # what is learnt
-    row_id:str           # of the trace
-) -> dict:               # row_id, view, parts, prompt, completion
+    row_id:str,          # of the trace
+    rejected:str=''      # what is to be liked less, if it is a pair of preferences
+) -> dict:               # row_id, view, parts, prompt, completion, perhaps rejected
     "One training pair in chat form"
     method = _of_pairs(method)
     parts = {k: _clean(v) for k, v in parts.items()}
     kept = {c: parts.get(c) for c in ('problem', 'draft', 'critique', *method.shows)}
+    def answer(text): return [dict(role='assistant', content=_clean(text))]
     return dict(row_id=row_id, view=method.name, **kept, prompt=[dict(role='user', content=method.prompt(parts))],
-                completion=[dict(role='assistant', content=_clean(target))])
+                completion=answer(target), **(dict(rejected=answer(rejected)) if method.prefers else {}))
 
 # %% ../nbs/25_views.ipynb #text-fault
 def _text_fault(row:dict, method:Method, cfg:ViewConfig) -> str|None:
     "What is wrong with the texts that a method uses"
+    if row.get('undecided'): return row['undecided']   # by the method's `choose`
     for column in method.columns:
-        if column == 'draft' and column != method.learns: continue
+        if column == 'draft' and column not in (method.learns, method.over): continue
         if not (row[column] or '').strip(): return f'no {column}'
         finish = row.get(f'{column}_finish') or 'stop'     # a column of the data has none
         if finish in ('length', 'too_long'):
             if not cfg.keep_truncated: return f'{column} cut off'
         elif finish != 'stop': return f'{column} ended by {finish}'
+    if method.prefers and _clean(row[method.learns]) == _clean(row[method.over]): return 'both answers are the same'
 
 # %% ../nbs/25_views.ipynb #grade-fault
+def _not_better(row:dict, method:Method) -> str|None: # raises CgdError for a grade that is missing
+    better, other = (row.get(f'{c}_grade') for c in (method.learns, method.over))
+    if None in (better, other):
+        raise CgdError(f'views.only_better: {row["row_id"]}: {method.learns} or {method.over} has no grade; take '
+                       'problems that have a reference to grade against, or leave only_better out')
+    if (better == 'right') <= (other == 'right'): return f'{method.learns} graded no better than {method.over}'
+
 def _grade_fault(row:dict, method:Method, cfg:ViewConfig) -> str|None:
     "What is wrong with the grades of a row, if they are asked for"
     if method.own and row['teacher'] != row['student']: return 'refined by another model'
     if (cfg.only_right or method.own) and row.get(f'{method.learns}_grade', 'right') != 'right':
         return f'{method.learns} not right'
+    if cfg.only_better and method.prefers and (why := _not_better(row, method)): return why
     if cfg.verdict_agrees:
         if row.get('draft_grade') is None: return 'draft not graded'
         agreed = 'right' if row['draft_grade'] == 'right' else 'wrong'
@@ -88,6 +100,7 @@ def filter_rows(
 ) -> tuple[list[dict], dict[str, int]]: # the rows that it can learn from; reasons, and how many rows each leaves out
     "What a method can use of the traces; raises CgdError for a missing column"
     method = read_training(method).methods[0] if isinstance(method, str) else method
+    traces = choose_texts(traces, method, cfg)
     needed = 'row_id', 'prompt', *method.columns, *(('teacher', 'student', 'refinement_grade') if method.own else ())
     if missing := [c for c in needed if any(c not in r for r in traces)]:
         raise CgdError(f'{method.name}: traces have no column `{missing[0]}`; run the stage that makes it first')
@@ -114,7 +127,8 @@ class Pairs:
     def to_hf(self) -> 'Dataset':
         "As a dataset of Hugging Face, in the chat form that TRL trains on"
         from datasets import Dataset
-        return Dataset.from_list(self.rows)
+        made = Dataset.from_list(self.rows)
+        return made.rename_column('completion', 'chosen') if 'rejected' in made.column_names else made
 
 # %% ../nbs/25_views.ipynb #build
 def build(
@@ -131,7 +145,8 @@ def build(
 def _pair_of(row:dict, method:Method, cfg:ViewConfig) -> dict:
     asked = '{prompt}' if method.shows else cfg.template
     parts = dict(problem=asked.replace('{prompt}', row['prompt']), **{c: row[c] for c in method.shows})
-    return make_pair(method, parts, row[method.learns], row['row_id']) | dict(bare_problem=row['prompt'])
+    pair = make_pair(method, parts, row[method.learns], row['row_id'], row.get(method.over) or '')
+    return pair | dict(bare_problem=row['prompt'])
 
 # %% ../nbs/25_views.ipynb #same-pairs
 def same_pairs(
@@ -139,9 +154,11 @@ def same_pairs(
 ) -> list[list[str]]: # groups of names whose prompts and targets coincide; every view is in one
     "Find views that are one and the same"
     groups = defaultdict(list)
-    for v in views:
-        groups[content_hash(sorted(content_hash(r['prompt'], r['completion']) for r in v.rows))].append(v.name)
+    def known_by(pair): return content_hash(pair['prompt'], pair['completion'], *_disliked(pair))
+    for v in views: groups[content_hash(sorted(map(known_by, v.rows)))].append(v.name)
     return list(groups.values())
+
+def _disliked(pair:dict) -> list: return [pair['rejected']] if 'rejected' in pair else []
 
 # %% ../nbs/25_views.ipynb #mix
 def _mix(a:Pairs, b:Pairs, share:float, seed:int) -> Pairs: # one pair for each row that both have

@@ -22,7 +22,7 @@ from cgd.masks import render
 from cgd.methods import METHODS
 from cgd.views import build
 
-PAIRED = [name for name, method in METHODS.items() if method.learns]
+PAIRED = [name for name, method in METHODS.items() if method.learns and not method.prefers]
 
 RECORDINGS = Path(__file__).parent.parent/'nbs'/'recordings'
 SHIPPED = Path(find_spec('trl').submodule_search_locations[0])/'chat_templates'
