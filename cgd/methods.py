@@ -103,9 +103,8 @@ class Method:
     requires:tuple[str, ...]=()   # columns that a problem must have; those that it uses are added
 
     def __post_init__(self):
-        object.__setattr__(self, 'stages', _stages(self.columns, self.stages))
-        given = [c for c in self.columns if c in ('solution', 'reference')]
-        object.__setattr__(self, 'requires', tuple(dict.fromkeys([*self.requires, *given])))
+        needed = dict.fromkeys([*self.requires, *(c for c in self.columns if c in ('solution', 'reference'))])
+        self.__dict__.update(stages=_stages(self.columns, self.stages), requires=tuple(needed))   # it is frozen
 
     @property
     def columns(self) -> tuple[str, ...]:

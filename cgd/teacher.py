@@ -167,8 +167,7 @@ class LMTeacher(Opened):
         cfg:TeacherConfig # what to ask, and how to draw the answers
     ):
         self.engine, self.cfg, self.ask, self.name = engine, cfg, load_preset(cfg.preset), engine.name
-        self.solves = self.ask.solves   # a problem, before it judges a draft
-        self.preset = _preset_label(self.ask) + ('+reference' if cfg.with_reference else '')
+        self.solves, self.preset = self.ask.solves, _preset_label(self.ask) + '+reference'*cfg.with_reference
         self.drawn = SampleConfig(temperature=cfg.temperature, max_new_tokens=cfg.max_new_tokens, seed=cfg.seed)
 
     def close(self): self.engine.close()
