@@ -190,9 +190,15 @@ def _hands_over(r:dict) -> bool|None:
 def _is_same(r:dict) -> bool|None:
     return None if r.get('refinement') is None else _unchanged(r['draft'], r['refinement'])
 
+# %% ../nbs/39_analysis.ipynb #measures-turned
+def _turned(r:dict, was_right:bool) -> bool|None: # of all drafts; None: one of the two is not graded
+    if r.get('draft_grade') is None or r.get('refinement_grade') is None: return None
+    return (r['draft_grade'] == 'right') == was_right and (r['refinement_grade'] == 'right') != was_right
+
 # %% ../nbs/39_analysis.ipynb #critique-report
 _MEASURES = dict(
     verdict_accuracy=_agrees, fix_rate=lambda r: _repaired(r, False), break_rate=lambda r: _repaired(r, True),
+    wrong_to_right=lambda r: _turned(r, False), right_to_wrong=lambda r: _turned(r, True),
     no_change=_is_same, leakage=_leaks, handed_over=_hands_over, specificity=quotes_draft,
     tokens=lambda r: r.get('critique_tokens') or None, unparsed=lambda r: r['verdict'] == 'unparsed')
 
@@ -229,11 +235,20 @@ _COLUMNS = dict(
     critique='of the draft', verdict="the critique's own last word: right, wrong or unparsed",
     refinement='written with draft and critique in view', refinement_grade='graded against the reference',
     direct="the teacher's own answer to the bare problem", short='the same, shortened',
-    direct_short="the same, as short as the draft's writer needs it")
+    direct_short="the same, as short as the draft's writer needs it",
+    rewrite='a better answer than the draft, written without a critique',
+    draft_perplexity='of the draft, to its student',
+    preferred='which a judge likes better, draft or direct', judge='who was asked, in both orders')
 
 _SIZES = (1_000, 'n<1K'), (10_000, '1K<n<10K'), (100_000, '10K<n<100K'), (1_000_000, '100K<n<1M')
 
 def _size(n:int) -> str: return next((name for limit, name in _SIZES if n < limit), '1M<n<10M')   # the Hub's names
+
+# %% ../nbs/39_analysis.ipynb #dataset-card-retry
+_COLUMNS |= dict(
+    critique_grade='of the answer that the critique itself gives',
+    retry="the student's next try, with the critique in view",
+    retry_grade='graded against the reference', help='share of right tries with the critique, less that of its drafts')
 
 # %% ../nbs/39_analysis.ipynb #card-tables
 def _cell(value) -> str: return re.sub(r'\s+', ' ', str(value)).replace('|', '\\|').replace('<', '&lt;')
@@ -276,7 +291,8 @@ def _about(traces:list[dict]) -> str:
 # %% ../nbs/39_analysis.ipynb #dataset-card-function
 _EXPLAINED = (
     'Means over problems; `fix_rate`: of drafts that are not right, how many refinements are; '
-    '`break_rate`: of right ones, how many are not; `leakage`: the critique states the gold answer; '
+    '`break_rate`: of right ones, how many are not; `wrong_to_right`, `right_to_wrong`: the same as shares of all; '
+    '`leakage`: the critique states the gold answer; '
     '`handed_over`: and the draft does not; `specificity`: it quotes a step of the draft.')
 _LIMITS = ('All of it was written by models or by rules, and graded by rules; rows that were graded wrong are kept. '
            'Critiques can be wrong: see the table above.')

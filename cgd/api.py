@@ -27,12 +27,11 @@ from .merge import merge_student
 from .methods import ViewConfig, read_training
 from .pipeline import drop_unreadable
 from .plan import Plan, RunConfig
-from .recipe import TrainConfig
 from .rollouts import draft
 from .stats import by_problem, compare as compare_records, mean_interval
 from .store import SampleConfig, Store
 from .teacher import TeacherConfig, check_expert, direct as answer_directly, doubts, open_teacher, teach
-from .train import train as train_on
+from .train import recipe_of, train as train_on
 from .views import Pairs, build, compose
 
 if TYPE_CHECKING: from datasets import Dataset
@@ -245,14 +244,15 @@ def train(
     out:'str|Path',              # folder to make; an adapter's whole model goes to `out`-merged
     progress:bool=True,          # show a bar with the time left
     validation:'Pairs|str|Path|None'=None, # pairs of other problems, to watch the loss of
-    **settings:Any               # of TrainConfig, e.g. epochs=1, lr=1e-3, tuning='full'
+    **settings:Any               # of TrainConfig (of preferences: PreferConfig), e.g. epochs=1, lr=1e-3, tuning='full'
 ) -> Student:                    # for `evaluate`, or as a path
     "Fine-tune a student on pairs; the same call again only reads what is there"
     if not isinstance(pairs, (Pairs, str, Path)):
         raise CgdError(f"train: pairs is a {type(pairs).__name__}; give traces.pairs('cgd'), say, or a file of pairs")
     kind, _, model = str(student).partition(':')
     base = model if kind in ('vllm', 'hf') else str(student)
-    record = train_on(pairs, _settings(TrainConfig, settings, 'train'), base, out, progress, validation)
+    if not isinstance(pairs, Pairs): pairs = Pairs(Path(pairs).stem, read_table(pairs))
+    record = train_on(pairs, _settings(recipe_of(pairs), settings, 'train'), base, out, progress, validation)
     known = student.name if isinstance(student, Student) else record['base']
     whole = merge_student(base, out, f'{out}-merged')
     return Student(whole, str(Path(out).absolute()), f'{known} tuned by {record["view"]}', record)

@@ -174,7 +174,7 @@ _DRY_RUN = '. With --dry-run: what it would do, take and, given --prices IN,OUT 
 _COMMON = {'': 'name folder student student_engine teacher problems traces n_problems validation methods benchmarks '
            'max_unparsed',
            'draft': 'n temperature max_new_tokens', 'teach': 'preset detail max_new_tokens',
-           'train': 'tuning lr epochs batch_size device_batch_size max_length seed', 'rl': 'steps',
+           'train': 'tuning lr epochs batch_size device_batch_size max_length seed', 'rl': 'steps', 'prefer': 'lr',
            'eval': 'max_new_tokens', 'engine': 'dtype max_model_len'}   # the settings that people use
 
 def _with_common_help(cls:type[Config], group:str='') -> type[Config]:
@@ -327,7 +327,7 @@ def _methods(name:str|None) -> str:
     return f'{pd.DataFrame(rows).to_string(index=False)}\n\n{_JOINED}'
 
 _JOINED = ('`cgd methods NAME` shows one whole. Two can be mixed (cgd+dsft_refined), or one annealed to the other\n'
-           '(cgd-to-dsft_refined); one can follow another (cgd-then-grpo).')
+           '(cgd-to-dsft_refined); any number can follow one another (cgd-then-grpo-then-sdft).')
 
 # %% ../nbs/52_cli.ipynb #data-command
 def _data_set(args:argparse.Namespace) -> str:

@@ -17,11 +17,12 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from .core import CgdError, Config
 from .evaluate import graders_in
-from .methods import METHODS, read_training
+from .methods import METHODS, ViewConfig, read_training
 from .stats import sum_known
 from .given import GIVEN
 from .oracle import OracleTeacher
 from .teacher import REWRITES
+from .views import filter_stages
 from .models import Shape
 
 # %% ../nbs/40_costs.ipynb #weights
@@ -67,8 +68,9 @@ def _is_full(config:dict) -> bool: return config.get('tuning', config.get('metho
 
 def _rollout_flops(record:dict, shape:Shape) -> dict[str, float]: # rollout, teacher, reference
     "Operations beside the learning: what the student writes, and who else reads it"
-    cfg, n = record['config'], record['pairs'] # here: completions
-    own, theirs = record['tokens'] - record['teacher_tokens'], record['teacher_tokens']
+    cfg, kept = record['config'], record.get('remembered_tokens', 0)   # learnt, and not written
+    n = record['pairs']/2 if kept else record['pairs']   # here: completions
+    own, theirs = record['tokens'] - record['teacher_tokens'] - kept, record['teacher_tokens']
     once = forward_flops(shape, own, attended(n, own))
     adapter = 0. if _is_full(cfg) else _OPERATIONS*adapter_weights(shape, cfg['lora_r'])*own
     return dict(rollout=once + adapter, teacher=forward_flops(shape, theirs, attended(n, theirs)),
@@ -83,13 +85,18 @@ def training_flops(
     cfg, method, full = record['config'], METHODS.get(record.get('view')), _is_full(record['config'])
     writes = method is not None and method.on_policy
     tokens = record['tokens'] - record.get('teacher_tokens', 0)
-    forward = forward_flops(shape, tokens, attended(record['pairs']*(1 if writes else cfg['epochs']), tokens))
+    prefers = method is not None and method.prefers
+    rows = record['pairs']*(1 if writes else cfg['epochs'])*(1 + prefers)   # two answers a pair
+    forward = forward_flops(shape, tokens, attended(rows, tokens))
     backward = 2*forward - (0 if full else _OPERATIONS*weights_used(shape)*tokens) # frozen weights have no gradient
     own = 0. if full else 3*_OPERATIONS*adapter_weights(shape, cfg['lora_r'])*tokens
     again = cfg.get('gradient_checkpointing')
     if again is None: again = str(record['device']).startswith('cuda')
     parts = dict(forward=forward, backward=backward, adapter=own, recomputed=(forward + own/3) if again else 0.)
     if writes: parts |= _rollout_flops(record, shape)
+    if prefers:   # what the student as it was reads: once, or in every pass where several processes share the work
+        parts |= dict(reference=forward/(cfg['epochs'] if record.get('processes', 1) == 1 else 1))
+    elif record.get('teacher_tokens') and not writes: parts |= dict(reference=forward)   # its dropout is on: every pass
     return parts | dict(total=sum(parts.values()))
 
 # %% ../nbs/40_costs.ipynb #oracle-sessions
@@ -127,8 +134,9 @@ def session_flops(session:dict, shape:Shape|None) -> float|None: # None: not kno
     return forward_flops(shape, tokens - cached, attended(session['requests'], tokens, cached))
 
 # %% ../nbs/40_costs.ipynb #method-of
-_TEACHING, _SELF = ('critique', 'refine', 'direct', *REWRITES), ('self-critique', 'self-refine')
-_SHARED, _COUNTED = ('draft', *_TEACHING), ('requests', 'prompt_tokens', 'completion_tokens', 'seconds')
+_TEACHING, _SELF = ('critique', 'refine', 'direct', *REWRITES, 'prefer'), ('self-critique', 'self-refine')
+_SHARED = 'draft', 'perplexity', *_TEACHING, 'retry'
+_COUNTED = 'requests', 'prompt_tokens', 'completion_tokens', 'seconds'
 
 def method_of(model:str, methods:list[str]) -> str: # a session's cgd-merged-0123abcd, smollm2+cgd-0123abcd, smollm2
     "Which method's student a model is: base if it is none of these"
@@ -148,6 +156,11 @@ def _training_line(method:str, t:dict, student:Shape) -> dict:
                 prompt_tokens=t['tokens'] - t['target_tokens'], completion_tokens=t['target_tokens'],
                 flops=training_flops(t, student)['total'])
 
+def _asked_lines(method:str, t:dict, student:Shape, teachers:dict) -> list[dict]: # their time is the training's
+    return [dict(method=method, stage='train', who='teacher' if s['model'] in teachers else 'student',
+                 **{k: s[k] for k in _COUNTED} | dict(seconds=0.),
+                 flops=session_flops(s, teachers.get(s['model'], student))) for s in t.get('asked', [])]
+
 # %% ../nbs/40_costs.ipynb #ledger
 def _place(row:dict) -> tuple: # in the ledger
     stages = [*_SHARED, 'train', 'evaluate']
@@ -163,6 +176,7 @@ def ledger(
     "What every stage of a run cost; flops are None where they are not known"
     lines = [_session_line(s, list(trainings), student, teachers) for s in sessions]
     lines += [_training_line(method, t, student) for method, t in trainings.items()]
+    lines += [line for method, t in trainings.items() for line in _asked_lines(method, t, student, teachers)]
     groups = defaultdict(list)
     for line in lines: groups[line['method'], line['stage'], line['who']].append(line)
     rows = []
@@ -172,21 +186,25 @@ def ledger(
     return sorted(rows, key=_place)
 
 # %% ../nbs/40_costs.ipynb #paid
-def _paid(method:str, ledger:list[dict]) -> list[dict]:
+def _paid(method:str, ledger:list[dict], solves:bool, views:ViewConfig) -> list[dict]:
     "The lines of a ledger that a method has to pay for"
     training = read_training(method)
-    both = {method, training.first and training.first.name}
-    return [r for r in ledger if r['method'] == '' and r['stage'] in training.stages
-            or r['method'] in both and r['stage'] == 'train']
+    stages = {*training.stages} | ({'direct'} if solves and 'critique' in training.stages else set())
+    stages |= {stage for t in training.chain for m in t.methods for stage in filter_stages(m, views)}
+    trained = {t.name for t in training.chain}
+    return [r for r in ledger if r['method'] == '' and r['stage'] in stages
+            or r['method'] in trained and r['stage'] == 'train']
 
 # %% ../nbs/40_costs.ipynb #method-costs
 def method_costs(
-    ledger:list[dict] # from `ledger`
-) -> list[dict]:      # method, student_flops, teacher_flops, flops, teacher_share, train_share, seconds, gpu_hours
+    ledger:list[dict], # from `ledger`
+    solves:bool=False, # whether the teacher answers a problem before it reviews drafts of it
+    views:ViewConfig=ViewConfig() # filters of the pairs, which may need stages of their own
+) -> list[dict]:        # method, student_flops, teacher_flops, flops, teacher_share, train_share, seconds, gpu_hours
     "What each method costs with its data: drafts, the teacher's work, training; None where it is not known"
     lines = []
     for method in dict.fromkeys(r['method'] for r in ledger if r['stage'] == 'train'):
-        paid = _paid(method, ledger)
+        paid = _paid(method, ledger, solves, views)
         student, teacher = (sum_known(r['flops'] for r in paid if (r['who'] == 'student') == own)   # or given
                             for own in (True, False))
         total = sum_known([student, teacher])

@@ -14,7 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from statistics import mean, median
 
-from .core import CgdError, content_hash, read_times, write_atomic
+from .core import CgdError, content_hash, read_table, read_times, write_atomic
 from .contamination import decontaminate
 from .costs import (
     Speed, attended, expected_tokens, fit_speed, forward_flops, method_of, time_table, training_flops,
@@ -27,19 +27,21 @@ from .given import given_drafts
 from .grade import outcomes
 from .methods import Training
 from .models import Shape, cache_folder, device_memory, find_model, weights_memory
-from .plan import Plan, RunConfig, RunTeacher, check_same_run, plan
-from .process import usable_cores
+from .plan import Plan, RunConfig, RunTeacher, check_same_run, compared_texts, eval_config, plan
+from .process import call_by_name, usable_cores
 from .recipe import training_dtype
 from .results import read_trainings, shape_of
+from .rivals import asked_by
 from .rollouts import unsolved
-from .store import Request, Store, request_key, sample_requests
-from .teacher import REWRITES, critique_messages, refine_messages, rewrite_messages
+from .store import Completion, Request, ScoreRequest, Store, request_key, sample_requests, sessions
+from .teacher import (
+    REWRITES, _join_critiques, critique_messages, detect_messages, read_flags, refine_messages, rewrite_messages)
 
 # %% ../nbs/46_estimate.ipynb #task
 @dataclass
 class _Task:
     "What one stage asks of one model"
-    stage:str                # draft, critique, refine, direct, train, evaluate
+    stage:str                # of the run: draft, perplexity, critique ... evaluate; asked: by a training
     method:str               # whose student; base for the untrained one, '' if a stage is shared
     who:str                  # the model, as a person names it
     engine:Engine|None=None  # that is asked; None: the oracle teacher, a training, or a student that is not there yet
@@ -47,7 +49,7 @@ class _Task:
     asked:list=field(default_factory=list) # requests that it lacks
     waiting:int=0            # requests about texts that are not written yet
     cap:int=0                # tokens that an answer may have
-    told:float=0             # tokens that a request that waits will have, beside its instruction
+    more:tuple[str, ...]=()  # texts that a request shows, beside those of its stage
 
     @property
     def left(self) -> int: return len(self.asked) + self.waiting
@@ -77,8 +79,7 @@ def _drafts(plan:Plan, engine:Engine, store:Store|None) -> tuple[_Task, list[dic
     found = _look_up(task, [r for _, r in asked], store)
     made = [dict(p, student=engine.name, sample=r.sample, draft=c and c.text) for (p, r), c in zip(asked, found)
             if not c or c.finish_reason != 'too_long']
-    made += [row for p in rows for row in given.get(p['problem_id'], [])]
-    return task, _without_solved(made, cfg.grader) if cfg.drop_solved else made
+    return task, made + [row for p in rows for row in given.get(p['problem_id'], [])]
 
 def _without_solved(rows:list[dict], grader:str) -> list[dict]:
     written = [row for row in rows if row['draft'] is not None]
@@ -87,13 +88,26 @@ def _without_solved(rows:list[dict], grader:str) -> list[dict]:
     left = {p['problem_id'] for p in unsolved(rows, graded)}
     return [row for row in rows if row['problem_id'] in left]
 
+# %% ../nbs/46_estimate.ipynb #scored
+def _scored(engine:Engine, rows:list[dict], text:str, store:Store|None) -> _Task: # text: its column
+    "The student's perplexity of texts, for which it reads them; None is not written yet"
+    task = _Task('perplexity', '', engine.name, engine, waiting=sum(r[text] is None for r in rows))
+    _look_up(task, [ScoreRequest(r['problem_id'], [dict(role='user', content=r['prompt'])], r[text])
+                    for r in rows if (r[text] or '').strip()], store)
+    return task
+
 # %% ../nbs/46_estimate.ipynb #taught
-def _ask_teacher(task:_Task, teacher, rows:list[dict], turns:Callable, store:Store|None) -> list[str|None]:
-    "What a teacher has written to each row; None: not yet"
+def _ask_teacher(task:_Task, teacher, rows:list[dict], turns:Callable, store:Store|None) -> list[Completion|None]:
+    "What a teacher has said to each row; None: nothing yet"
     def ask(row):
         name = content_hash(row['problem_id'], row['sample'], row['student'], teacher.name, teacher.preset)
         return sample_requests(name, turns(row), teacher.drawn)[0]
-    return [c and c.text for c in _look_up(task, list(map(ask, rows)), store)]
+    return _look_up(task, list(map(ask, rows)), store)
+
+# what the requests of a stage show, beside the problem
+_SHOWN = dict(perplexity=('draft',), critique=('draft',), refine=('draft', 'critique'), retry=('draft', 'critique'),
+              prefer=('draft', 'direct'), short=('direct',), direct_short=('draft', 'direct'), rewrite=('draft',),
+              asked=('draft',))
 
 # given texts that make a stage idle
 _TEXTS = dict(critique=('critique', 'refinement'), refine=('refinement',), direct=('direct',),
@@ -106,33 +120,89 @@ def _lessons(t:RunTeacher, dealt:list[tuple[dict, dict]], stages:list[str], stor
         if t.oracle:
             yield from (_Task(stage, '', teacher.name, waiting=len(rows)) for stage, rows in lacking.items())
             return
+        if teacher.detects and 'critique' in lacking:
+            yield from _detecting(teacher, dealt, lacking, store)
+            lacking = {s: rows for s, rows in lacking.items() if s not in ('critique', 'refine')}
         if teacher.solves and 'critique' in lacking:   # whoever is to be refined is solved before
             lacking = dict(direct=lacking.get('refine', lacking['critique'])) | lacking
         yield from _asked(teacher, dealt, lacking, store)
 
 # %% ../nbs/46_estimate.ipynb #asked
+def _teacher_task(teacher, stage:str, more:tuple=()) -> _Task:
+    return _Task(stage, '', teacher.name, teacher.engine, cap=teacher.cfg.max_new_tokens, more=more)
+
 def _asked(teacher, dealt:list[tuple[dict, dict]], lacking:dict[str, list[dict]], store:Store|None) -> Iterator[_Task]:
     "What is asked of a language model: each text as soon as those are there that it is asked with"
-    gold, own = teacher.cfg.with_reference, ('direct',) if teacher.solves else ()
+    gold, own = teacher.cfg.with_reference, dict.fromkeys(('critique', 'refine'), ('direct',)*teacher.solves)
     turns = dict(critique=lambda row: critique_messages(teacher.ask, row, gold),
                  refine=lambda row: refine_messages(teacher.ask, row, gold),
                  direct=lambda row: [dict(role='user', content=row['prompt'])],
                  **{c: partial(rewrite_messages, c) for c in REWRITES})
-    shown = dict(direct=(), critique=('draft', *own), refine=('draft', *own, 'critique'),
-                 **dict.fromkeys(REWRITES, ('draft', 'direct')))
     known = {id(row): row | {c: given.get(c) for c in ('critique', 'direct')} for row, given in dealt}
     for stage, rows in lacking.items():
-        ready = [row for row in rows if all(known[id(row)].get(text) is not None for text in shown[stage])]
-        task = _Task(stage, '', teacher.name, teacher.engine, cap=teacher.cfg.max_new_tokens)
-        texts = _ask_teacher(task, teacher, [known[id(row)] for row in ready], turns[stage], store)
+        task = _teacher_task(teacher, stage, own.get(stage, ()))
+        shown = *_SHOWN.get(stage, ()), *task.more
+        ready = [row for row in rows if all(known[id(row)].get(text) is not None for text in shown)]
+        done = _ask_teacher(task, teacher, [known[id(row)] for row in ready], turns[stage], store)
         task.waiting = len(rows) - len(ready)
-        for row, text in zip(ready, texts):
-            if text and text.strip(): known[id(row)] = known[id(row)] | {stage: text}
+        for row, c in zip(ready, done):
+            if c and c.text.strip(): known[id(row)] = known[id(row)] | {stage: c.text}
         yield task
+
+# %% ../nbs/46_estimate.ipynb #detecting
+def _detecting(teacher, dealt:list[tuple[dict, dict]], lacking:dict[str, list[dict]], store) -> Iterator[_Task]:
+    "A teacher that detects first: a question a draft, one a flagged sentence, and a refinement where one is flagged"
+    def ask(task, step, rows):
+        def turns(row): return detect_messages(step, row, teacher.cfg.with_reference)
+        return _ask_teacher(task, teacher, rows, turns, store)
+    rows, task = lacking['critique'], _teacher_task(teacher, 'critique', ('draft',))   # in one piece, and in sentences
+    drafted = [r for r in rows if (r['draft'] or '').strip()]
+    came = ask(task, 'detect', drafted)
+    unread = {id(r) for r, c in zip(drafted, came) if c is None} | {id(r) for r in rows if r['draft'] is None}
+    read = [(r, read_flags(c.text, r['draft'])) for r, c in zip(drafted, came) if c and c.finish_reason == 'stop']
+    flagged = {id(r): r | dict(flagged='\n'.join(flags)) for r, flags in read if flags}
+    sentences = [r | dict(sentence=s) for r in flagged.values() for s in r['flagged'].split('\n')]
+    said = iter(ask(task, 'critique', sentences))
+    parts = {at: [next(said) for _ in r['flagged'].split('\n')] for at, r in flagged.items()}
+    task.waiting = sum(r['draft'] is None for r in rows) + len(unread)   # one sentence a draft, as far as one can tell
+    yield task
+    critiques = {at: _join_critiques([flagged[at]], some)[0].text for at, some in parts.items() if None not in some}
+    critiques |= {id(row): given['critique'] for row, given in dealt if given.get('critique')}
+    if 'refine' in lacking: yield _edits(ask, _teacher_task(teacher, 'refine'), lacking['refine'], critiques,
+                                         unread | parts.keys() - critiques.keys())
+
+def _edits(ask:Callable, task:_Task, rows:list[dict], critiques:dict[int, str], waits:set[int]) -> _Task:
+    ask(task, 'refine', [r | dict(critique=critiques[id(r)]) for r in rows if id(r) in critiques])
+    task.waiting = sum(id(r) in waits for r in rows)
+    return task
+
+# %% ../nbs/46_estimate.ipynb #retries
+def _known_traces(plan:Plan, rows:list[dict]) -> list[dict]: # those of these drafts
+    "What the run's table has"
+    def draft_of(row): return tuple(row[k] for k in ('problem_id', 'sample', 'student', 'draft'))
+    drafts, file = set(map(draft_of, rows)), plan.cfg.path('traces.parquet')
+    return [r for r in (read_table(file) if file.exists() else []) if draft_of(r) in drafts]
+
+def _retries(plan:Plan, rows:list[dict], open_student:Callable, store:Store|None) -> _Task:
+    "The student's second tries: those of critiques in the run's table are known by their text, the others wait"
+    student = open_student(plan)
+    task = _Task('retry', '', student.name, student, cap=plan.cfg.draft.max_new_tokens)
+    known = [r for r in _known_traces(plan, rows) if r['critique'].strip()]
+    asked = [q for r in known for q in call_by_name('cgd.loop:retry_requests', (r, plan.cfg.draft), {})]
+    _look_up(task, asked, store)
+    task.waiting = max(sum(map(len, plan.deal(rows)))*plan.cfg.draft.n - len(asked), 0)
+    return task
+
+def _compared(plan:Plan, rows:list[dict], open_student:Callable, store:Store|None) -> Iterator[_Task]:
+    "How likely the student finds what a filter compares with its source"
+    known, n = _known_traces(plan, rows), sum(map(len, plan.deal(rows)))
+    for text in compared_texts(plan):
+        there = [r for r in known if text in r]
+        yield _scored(open_student(plan), there + [{text: None}]*(n - len(there)), text, store)
 
 # %% ../nbs/46_estimate.ipynb #tested
 def _test_requests(plan:Plan) -> list[Request]: # none where given answers get scores
-    cfg = plan.cfg.eval
+    cfg = eval_config(plan)
     return [r for test in plan.tests if test.items.benchmark.kind != 'scores' for p in test.items
             for r in sample_requests(p['problem_id'], messages(test.items, p, cfg), cfg)]
 
@@ -151,6 +221,30 @@ def _tests(plan:Plan, method:str, engine:Engine|None, base:Engine, store:Store|N
     _look_up(task, _test_requests(plan), store if engine else None)
     return task
 
+# %% ../nbs/46_estimate.ipynb #preferences
+def _of_judge(plan:Plan) -> dict: # what of a task tells whom it asks
+    "The judge of a run, or the teacher that its trainings ask"
+    with plan.judge.open() as judge:
+        cap = 0 if plan.judge.oracle else judge.cfg.max_new_tokens
+        return dict(who=judge.name, engine=getattr(judge, 'engine', None), cap=cap)
+
+def _preferences(plan:Plan, drafts:list[dict], store:Store|None) -> _Task:
+    "What a judge is asked, less what the store has of such replies"
+    asked = 2*sum(map(len, plan.deal(drafts)))
+    held = sum(s['requests'] for s in sessions(store) if s['stage'] == 'prefer') if store else 0
+    return _Task('prefer', '', waiting=max(asked - held, 0), **_of_judge(plan))
+
+# %% ../nbs/46_estimate.ipynb #consulted
+def _consulted(plan:Plan, open_student:Callable) -> Iterator[_Task]:
+    "What trainings ask of models that do not learn"
+    student, how = open_student(plan), plan.cfg.rl
+    frozen = dict(who=student.name, engine=student, cap=plan.cfg.draft.max_new_tokens)
+    for t in plan.trainings.values():
+        if not t.on_policy or plan.cfg.path('models', t.name, 'train.json').exists(): continue
+        for who in sorted(asked_by(t.methods[-1], how)):
+            model = frozen if who == 'student' else _of_judge(plan)
+            yield _Task('asked', t.name, waiting=how.steps*how.prompts*how.n, **model)
+
 # %% ../nbs/46_estimate.ipynb #left-to-do
 def left_to_do(
     plan:Plan,             # of the run
@@ -163,9 +257,15 @@ def left_to_do(
     if cfg.methods:
         task, rows = _drafts(plan, open_student(plan), store)
         yield task
+        if 'perplexity' in plan.stages: yield _scored(open_student(plan), rows, 'draft', store)
+        if cfg.drop_solved: rows = _without_solved(rows, cfg.grader)
         whole = ['critique', *['refine'][:plan.refines], *(s for s in ('direct', *REWRITES) if s in plan.stages)]
         stages = dict(draft=[], critique=['critique']).get(upto, whole)
         for teacher, dealt in zip(plan.teachers, plan.deal(rows)): yield from _lessons(teacher, dealt, stages, store)
+        if 'prefer' in plan.stages and stages is whole: yield _preferences(plan, rows, store)
+        if stages is whole: yield from _compared(plan, rows, open_student, store)
+        if 'retry' in plan.stages and stages is whole: yield _retries(plan, rows, open_student, store)
+    if upto in ('train', 'eval', 'report'): yield from _consulted(plan, open_student)
     if upto not in ('eval', 'report'): return
     base = open_student(plan, cfg.student)
     yield _tests(plan, 'base', base, base, store)
@@ -221,7 +321,7 @@ _SESSIONS = '''SELECT s.id, stage, s.model, s.identity, s.seconds, s.load_second
     cached_tokens, json_extract(request, '$.max_new_tokens') FROM completions c JOIN sessions s ON c.session = s.id
     WHERE finish_reason IN ('stop', 'length') AND prompt_tokens > 0 AND completion_tokens IS NOT NULL'''
 
-_TAUGHT = 'critique', 'refine', 'direct', *REWRITES   # stages of a teacher
+_TAUGHT = 'critique', 'refine', 'direct', *REWRITES, 'prefer'   # stages of a teacher or judge
 
 def _spread(values:list) -> list: # of many, few
     values = sorted(values)
@@ -248,8 +348,9 @@ def _machine() -> str:
     return f'{os.environ.get("OMP_NUM_THREADS") or usable_cores()} cores'
 
 def _trainings(plan:Plan, shape:Shape|None, weights:float) -> list[dict]:
-    keys = 'pairs', 'tokens', 'seconds', 'peak_gib', 'dtype'
+    keys = 'pairs', 'seconds', 'peak_gib', 'dtype'
     return [dict(method=m, weights=weights, epochs=t['config'].get('epochs', 1), **{k: t.get(k) for k in keys},
+                 tokens=t['tokens'] - t.get('teacher_tokens', 0),
                  flops=training_flops(t, shape)['total'] if shape else 6*weights*t['tokens'])
             for m, t in read_trainings(plan).items()]
 
@@ -267,7 +368,7 @@ def _run_record(plan:Plan, open_student:Callable) -> dict:
     cfg, groups = plan.cfg, {}
     models = {'': _model_of(open_student(plan, cfg.student))}
     if cfg.student_url: models |= {(drafts := open_student(plan)).name: _model_of(drafts)}
-    for t in plan.teachers if cfg.methods else ():
+    for t in filter(None, (*plan.teachers, plan.judge)) if cfg.methods else ():
         with t.open() as teacher: models[teacher.name] = _model_of(getattr(teacher, 'engine', None))
     with cfg.open_store() as store:
         for row in store._do(_SESSIONS): groups.setdefault(row[0], []).append(row)
@@ -317,11 +418,13 @@ def _count(texts:list[str], folder:str='') -> float:
 
 def _read(task:_Task) -> float: # tokens, of a request whose text is known
     folder = getattr(task.engine, 'folder', '')
-    return _count(['\n'.join(t['content'] for t in r.messages) for r in task.asked], folder) + _CHAT
+    def texts(r): return [t['content'] for t in r.messages] + [getattr(r, 'completion', '')]   # what is scored is read
+    return _count(['\n'.join(texts(r)) for r in task.asked], folder) + _CHAT
 
 # %% ../nbs/46_estimate.ipynb #written
 def _written(task:_Task, model:_Model, runs:list[dict]) -> tuple[float, float, bool]: # mean, longest, and known or not
     "Tokens that an answer of a task is expected to have"
+    if task.stage == 'perplexity': return 0., 0., True
     own = [c.completion_tokens for c in task.found.values() if c.completion_tokens is not None]
     if len(own) >= 20: return expected_tokens(own, task.cap, task.cap), max(own), True
     alike = ('draft', 'evaluate') if task.stage == 'draft' or task.method == 'base' else ()
@@ -383,7 +486,7 @@ def _line(task:_Task, sizes:dict[str, float], runs:list[dict]) -> dict:
     "A task in numbers; `sizes`, tokens by kind of text, learns from it"
     model = _model_of(task.engine)
     each, longest, known = _written(task, model, runs)
-    shown = dict(draft=(), critique=('draft',), refine=('draft', 'critique')).get(task.stage, ())
+    shown = *_SHOWN.get(task.stage, ()), *task.more
     later = _CHAT + 120*bool(shown) + sizes['problem'] + sum(sizes[s] for s in shown)
     read = len(task.asked)*_read(task) + task.waiting*later if task.engine else 0.
     if task.engine and task.stage in sizes: sizes[task.stage] = each
@@ -406,7 +509,9 @@ def _pair_tokens(plan:Plan, t:Training, sizes:dict[str, float], runs:list[dict])
         return r['tokens']/r['pairs']/r['epochs'] + longer
     parts = {s.replace('refine', 'refinement'): n for s, n in sizes.items()}
     if t.on_policy: return parts['problem'] + min(parts['draft'], plan.cfg.rl.max_new_tokens) + _CHAT
-    return _count([m.ask]) + parts['problem'] + sum(parts.get(c, 0) + 10 for c in m.columns) + _CHAT
+    columns = m.columns or ('draft',)   # what is learnt is a draft, or another try at it
+    texts = sum(parts.get(c, 0) + 10 for c in columns)*(2/len(columns) if m.prefers else 1)   # two are compared
+    return _count([m.ask]) + (parts['problem'] + _CHAT)*(1 + m.prefers) + texts
 
 # %% ../nbs/46_estimate.ipynb #training-line
 def _training_line(plan:Plan, t:Training, rows:int, sizes:dict[str, float], runs:list[dict]) -> dict:
@@ -415,8 +520,8 @@ def _training_line(plan:Plan, t:Training, rows:int, sizes:dict[str, float], runs
     n = how.steps*how.prompts*how.n if t.on_policy else rows
     tokens = n*_pair_tokens(plan, t, sizes, runs)*(1 if t.on_policy else how.epochs)
     done = plan.cfg.path('models', t.name, 'train.json').exists()
-    record = dict(view=t.methods[-1].name, pairs=n, tokens=tokens, device='cuda' if _gpu() else 'cpu', teacher_tokens=0,
-                  config=how.model_dump())
+    record = dict(view=t.methods[-1].name, pairs=n, tokens=tokens*(1 + t.tied), device='cuda' if _gpu() else 'cpu',
+                  teacher_tokens=tokens*t.tied, config=how.model_dump())
     flops = training_flops(record, model.shape)['total'] if model.shape else 6*model.weights*tokens
     past = [(run, r) for run in runs for r in run['trainings'] if r['flops']
             and (r['method'] == t.name or not t.on_policy) and model.weights/8 < r['weights'] < 8*model.weights]
@@ -439,7 +544,8 @@ _LOAD = dict(vllm=25., hf=10.)   # seconds, where nothing is known
 def _beside_line(plan:Plan, lines:list[dict], runs:list[dict]) -> dict:
     "Starts, loading, saving, grading and the report"
     now = [r for r in lines if r['left']]
-    group = lambda r: 'student' if r['stage'] == 'draft' or r['method'] == 'base' else r['who'] * (not r['method'])
+    drafts = 'draft', 'perplexity'   # while it is loaded
+    group = lambda r: 'student' if r['stage'] in drafts or r['method'] == 'base' else r['who'] * (not r['method'])
     starts = {group(r): r['kind'] for r in now if r['kind'] in _LOAD}
     loads = {kind: [s['load'] for run in runs for s in run['sessions'] if s['kind'] == kind and s['load'] > 1][:20]
              for kind in _LOAD}
@@ -477,7 +583,7 @@ def estimate_run(
         drafts = sum(r['rows'] for r in lines if r['stage'] == 'refine')
         rows = round(drafts*len(plan.problems)/max(len(plan.problems) + len(plan.held_out), 1))
         trained = [_training_line(plan, t, rows, sizes, runs) for t in plan.trainings.values()]
-        place = next((i for i, r in enumerate(lines) if r['method'] not in ('', 'base')), len(lines))
+        place = next((i for i, r in enumerate(lines) if r['stage'] == 'evaluate' and r['method'] != 'base'), len(lines))
         lines[place:place] = trained
     return [*lines, _beside_line(plan, lines, runs)]
 
@@ -497,7 +603,7 @@ def _memory(plan:Plan, lines:list[dict], runs:list[dict]) -> dict[str, float]: #
         past = [t['peak_gib'] for run in runs for t in run['trainings'] if t['method'] == r['method']
                 and t['weights'] == model.weights and t['pairs'] >= r['rows'] and t['peak_gib']]
         how = plan.recipe(plan.trainings[r['method']]) if not plan.trainings[r['method']].on_policy else plan.cfg.train
-        longest = min(how.max_length, round(2*r['read']/max(r['left'], 1)/how.epochs) + 1)
+        longest = min(how.max_length, round(2*r['read']/max(r['left'], 1)/how.epochs/how.answers) + 1)
         asked = how.model_copy(update=dict(max_length=longest, dtype=model.dtype))
         needs[f'train {r["method"]}'] = _LIBRARIES + (past[0] if past else
             expected_memory(model.shape, asked, _gpu())['total'] if model.shape else 4*model.weights*4/2**30)
@@ -510,7 +616,7 @@ def _disk(plan:Plan, lines:list[dict]) -> float: # GB
     for r in lines:
         if r['kind'] != 'train' or not r['left']: continue
         t = plan.trainings[r['method']]
-        full = (plan.cfg.rl if t.on_policy else plan.cfg.train).tuning == 'full'
+        full = getattr(plan.cfg, t.settings).tuning == 'full'
         size += 4*model.weights*(4 if full else 1.2)   # a checkpoint keeps two moments of what is trained
     texts = sum(r['read'] + r['written'] for r in lines if r['kind'] not in ('train', ''))
     return (size + 4*4*texts)/1e9
@@ -616,7 +722,7 @@ def dry_run(
 def _explain(plan:Plan, task:_Task, fault:CgdError) -> CgdError:
     "A fault with the setting that it belongs to"
     role = 'teacher' if task.stage in _TAUGHT else \
-        'student_url' if task.stage == 'draft' and plan.cfg.student_url else 'student'
+        'student_url' if task.stage in ('draft', 'retry') and plan.cfg.student_url else 'student'
     words = str(fault)
     if role == 'student': words = words.replace(f'; use hf:{plan.cfg.student}', '; set --student-engine hf')
     return CgdError(f'{role}: {words}')

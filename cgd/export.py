@@ -22,8 +22,8 @@ from .evaluate import messages
 from .masks import _can_write, _shorten, render
 from .methods import MAIN, Training
 from .models import DATED, chat_ids, drop_thoughts, find_model, load_tokenizer, read_weights
-from .pipeline import _read_run, make_whole
-from .plan import Plan
+from .pipeline import _base_of, _read_run, make_whole
+from .plan import Plan, eval_config
 from .recipe import TrainConfig, accumulation
 from .results import _token_counter, read_traces
 
@@ -60,8 +60,10 @@ class _Taken:
     @cached_property
     def rows(self) -> list[dict]: # its pairs; raises CgdError if it learnt from none
         file = self.plan.cfg.path('pairs', f'{self.name}.jsonl')
-        if not file.exists():
-            raise CgdError(f'{self.name}: learns from its own answers, so there are no pairs to train on elsewhere; '
+        if not file.exists() or self.training.prefers or self.training.tied:
+            kinds = {self.training.prefers: 'preferences', self.training.tied: 'soft targets'}
+            what = kinds.get(True, 'its own answers')
+            raise CgdError(f'{self.name}: learns from {what}, so there are no pairs to train on elsewhere; '
                            f'its student can be taken: --to {", ".join(t for t in TOOLS if not TOOLS[t].trains)}')
         return read_table(file)
 
@@ -125,9 +127,8 @@ def _model_files(folder:str|Path) -> list[Path]: # of a whole model, tokenizer i
 
 # %% ../nbs/49_export.ipynb #place-base
 def _place_base(taken:_Taken, out:Path) -> tuple[list[dict], dict[str, int]]: # its pairs; what was left out
-    "The untrained student with the closed chat template, beside what it is to learn"
-    cfg, thinking = taken.plan.cfg, taken.plan.cfg.engine.thinking
-    folder = find_model(cfg.student)
+    "What the training began with, its chat template closed, beside what it is to learn"
+    thinking, folder = taken.plan.cfg.engine.thinking, find_model(_base_of(taken.plan, taken.training))
     ours, theirs = load_tokenizer(folder, thinking), load_tokenizer(folder, thinking)
     theirs.chat_template = closed_template(theirs.get_chat_template())
     kept, dropped = portable_pairs(ours, theirs, taken.rows, taken.recipe.max_length)
@@ -339,23 +340,28 @@ def process_results(doc, results):
 '''
 
 # %% ../nbs/49_export.ipynb #lm-eval-task
+def _shown(turns:tuple) -> list[dict]: # solved examples, in the form of the rows
+    return [dict(asked=asked['content'], reference=answer['content']) for asked, answer in zip(turns[::2], turns[1::2])]
+
 def _task(taken:_Taken, test, tasks:Path) -> str: # its name
     "One test as a task of lm-eval: rows, and how they are put"
-    cfg, items, name = taken.plan.cfg.eval, test.items, f'cgd_{test.name}'
+    cfg, items, name = eval_config(taken.plan), test.items, f'cgd_{test.name}'
     benchmark = items.benchmark
     how = json.dumps(dict(name=benchmark.name, kind=benchmark.kind, graders=benchmark.graders))
-    rows = [dict(asked=messages(items, row, cfg)[0]['content'], reference=row['reference'], benchmark=how,
+    rows = [dict(asked=messages(items, row, cfg)[-1]['content'], reference=row['reference'], benchmark=how,
                  row=json.dumps(row, ensure_ascii=False)) for row in items]
     write_table(rows, tasks/f'{name}.jsonl')
     sampling = dict(temperature=cfg.temperature, top_p=cfg.top_p) if cfg.temperature else dict(temperature=0.)
     values = dict(
         task=name, dataset_path='json', dataset_kwargs=dict(data_files=dict(test=f'tasks/{name}.jsonl')),
         test_split='test', output_type='generate_until', doc_to_text='{{asked}}', doc_to_target='{{reference}}',
-        process_results='GRADING', repeats=cfg.n, num_fewshot=0, metadata=dict(version=1.0),
+        process_results='GRADING', repeats=cfg.n, num_fewshot=cfg.shots, metadata=dict(version=1.0),
         generation_kwargs=dict(until=list(cfg.stop), do_sample=bool(cfg.temperature), max_gen_toks=cfg.max_new_tokens)
         | sampling,
         metric_list=[dict(metric=g, aggregation='mean', higher_is_better=True) for g in benchmark.graders])
-    text = yaml.safe_dump(values, sort_keys=False).replace('GRADING', '!function grading.process_results')
+    if cfg.shots: values['fewshot_config'] = dict(sampler='first_n', samples=_shown(cfg.turns))
+    text = yaml.safe_dump(values, sort_keys=False)
+    text = text.replace('process_results: GRADING', 'process_results: !function grading.process_results', 1)
     write_atomic(tasks/f'{name}.yaml', text)
     return name
 
@@ -364,11 +370,12 @@ def _to_lm_eval(taken:_Taken, out:Path) -> tuple[str, dict]:
     tests = [t for t in taken.plan.tests if t.items.benchmark.kind not in ('code', 'scores')]
     if not tests: raise CgdError('benchmarks: none of them is a task that lm-eval can be given')
     _place(_model_files(taken.whole), out/'model')
+    multiturn = ' --fewshot_as_multiturn'*bool(taken.plan.cfg.eval.shots)
     names = [_task(taken, test, out/'tasks') for test in tests]
     write_atomic(out/'tasks'/'grading.py', _GRADING)
     left = {f'{t.name}: runs code, or scores given answers': 1 for t in taken.plan.tests if t not in tests}
-    return ('lm_eval run --model hf --model_args pretrained=model --apply_chat_template --include_path tasks '
-            f'--tasks {",".join(names)} --batch_size 8'), left
+    return ('lm_eval run --model hf --model_args pretrained=model --apply_chat_template'
+            f'{multiturn} --include_path tasks --tasks {",".join(names)} --batch_size 8'), left
 
 # %% ../nbs/49_export.ipynb #gguf-check
 def _gguf_fault(folder:Path, tokenizer) -> str: # '' if it can be written

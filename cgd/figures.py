@@ -145,8 +145,9 @@ def _labels(rows:list[dict]) -> dict[tuple[str, str], str]:
 
 # %% ../nbs/42_figures.ipynb #name-rows
 def _name_rows(ax:Axes, names:list[str], size:float=9):
-    "Name the rows of a panel, the first on top"
-    ax.set_yticks(range(len(names)), names, fontsize=size)
+    "Name the rows of a panel, the first on top; a chain of methods has a long name"
+    wrapped = ['\n'.join(fill(line, 54) for line in name.split('\n')) for name in names]
+    ax.set_yticks(range(len(names)), wrapped, fontsize=size)
     ax.set_ylim(len(names) - .5, -.5)
 
 # %% ../nbs/42_figures.ipynb #from-zero
@@ -166,11 +167,17 @@ def _graders_note(graders:list[str]) -> str: # one line
     return '; '.join(f'{mark}: {GRADER_NAMES.get(g, g)}' for mark, g in zip(('full', 'hollow'), graders))
 
 # %% ../nbs/42_figures.ipynb #panels
+def _place_legend(figure:Figure, marks:dict, columns:int): # label -> what matplotlib drew
+    "Above the panels, in as many columns as fit; a figure grows with a long one"
+    wide = .4 + .062*max(map(len, marks))   # inches of a label, about
+    columns = max(1, min(columns, len(marks), int(figure.get_figwidth()/wide)))
+    rows = math.ceil(len(marks)/columns)
+    if rows > 4: figure.set_figheight(figure.get_figheight() + .19*(rows - 4))
+    figure.legend(marks.values(), marks, loc='outside upper center', ncols=columns, frameon=False, fontsize=9)
+
 def _legend(figure:Figure, entries:dict[str, dict], columns:int=3):
-    "Above the panels: what each mark stands for"
-    marks = [Line2D([], [], **dict(lw=1.6, ms=6) | look) for look in entries.values()]
-    figure.legend(marks, entries, loc='outside upper center', ncols=min(columns, len(entries)),
-                  frameon=False, fontsize=9)
+    "What each mark stands for"
+    _place_legend(figure, {k: Line2D([], [], **dict(lw=1.6, ms=6) | look) for k, look in entries.items()}, columns)
 
 # %% ../nbs/42_figures.ipynb #boxes
 def _box(ax:Axes, x:float, y:float, text:str, color:str):
@@ -355,18 +362,19 @@ def plot_contrasts(
     return figure
 
 # %% ../nbs/42_figures.ipynb #of-targets
-def _of_targets(losses:list[dict]) -> list[dict]: # what is paid has a loss of another kind
-    "Losses of trainings that have no reward"
-    return [r for r in losses if r.get('reward') is None or r['reward'] != r['reward']]
+def _by_measure(losses:list[dict]) -> list[dict]: # measure: '' for the loss, or 'reward'
+    "Each training by the number that tells how it goes"
+    paid = [r.get('reward') is not None and r['reward'] == r['reward'] for r in losses]
+    return [r | dict(measure='reward'*is_paid) for r, is_paid in sorted(zip(losses, paid), key=lambda x: x[1])]
 
 # %% ../nbs/42_figures.ipynb #by-seed
 def _mean(values:list) -> float: return sum(values) / len(values)
 
-def _by_seed(losses:list[dict], model:tuple[str, str]) -> list[dict]: # of each seed: step -> loss
-    "The loss curves of one method in one arm"
+def _by_seed(losses:list[dict], model:tuple[str, str], measure:str) -> list[dict]: # of each seed: step -> loss
+    "The curves of one method in one arm"
     seeds = defaultdict(dict)
     for r in losses:
-        if _model(r) == model: seeds[r['seed']][r['step']] = r['loss']
+        if _model(r) == model: seeds[r['seed']][r['step']] = r[measure]
     return list(seeds.values())
 
 # %% ../nbs/42_figures.ipynb #draw-loss
@@ -381,17 +389,22 @@ def _draw_loss(ax:Axes, runs:list[dict], method:str, more:str, dashed:bool):
 
 # %% ../nbs/42_figures.ipynb #plot-losses
 def plot_losses(
-    losses:list[dict], # of losses.csv: method, seed, step, loss; arm if there are several
+    losses:list[dict], # of losses.csv: method, seed, step, loss; arm if there are several; reward and idle if measure
+                       # is 'reward'
     ax:Axes=None       # drawn on if given, else a new plot
 ) -> Axes:
-    "Training loss against step: a thin line a seed, a thick one for their mean"
+    "Training loss or reward against step: a thin line a seed, a thick one for their mean"
+    measure = losses[0].get('measure') or 'loss'
     ax, added = ax or new_axes(7.2, 3.8), _told_apart(_distinct(map(_model, losses)))
     methods = [method for _, method in added]
     for place, ((arm, method), more) in enumerate(added.items()):
         later = bool(more) and place != methods.index(method)   # a method's other arms are dashed
-        _draw_loss(ax, _by_seed(losses, (arm, method)), method, more, later)
-    ax.set(xlabel='optimizer step', ylabel='loss, nats a target token', ylim=(0, None))
-    ax.figure.legend(loc='outside upper center', ncols=2, frameon=False, fontsize=9)
+        _draw_loss(ax, _by_seed(losses, (arm, method), measure), method, more, later)
+    unit = dict(loss='loss, nats a target token', reward='reward, mean of the tries')[measure]
+    ax.set(xlabel='optimizer step', ylabel=unit, **(dict(ylim=(0, None)) if measure == 'loss' else {}))
+    if idle := [r for r in losses if measure == 'reward' and r.get('idle')]:
+        ax.plot(*zip(*((r['step'], r['reward']) for r in idle)), 'x', color='.3', ms=5, label='idle update')
+    _place_legend(ax.figure, dict(zip(*ax.get_legend_handles_labels()[::-1])), 2)
     return ax
 
 # %% ../nbs/42_figures.ipynb #length-points
@@ -517,6 +530,10 @@ _MEASURES = {'verdict_accuracy': ('verdict agrees with the grade', '%'), 'fix_ra
             'first_token_kl_reverse': ('first token: KL, reversed', 'nats'),
             'critique_like': ('answer opens like a critique', '%'),
             'ifeval_strict': ('instructions followed (IFEval)', '%')}
+
+# %% ../nbs/42_figures.ipynb #measures-turned
+_MEASURES |= {'wrong_to_right': ('all drafts: wrong before, right after', '%'),
+             'right_to_wrong': ('all drafts: right before, wrong after', '%')}
 
 # %% ../nbs/42_figures.ipynb #plot-measures
 def _plot_measures(
@@ -731,8 +748,8 @@ def plot_attention(
     return figure
 
 # %% ../nbs/42_figures.ipynb #cost
-_STAGES = {'draft': '#9ecae1', 'critique': '#fdae6b', 'refine': '#d9662b', 'direct': '#fdd9b5',
-          'short': '#fee8d0', 'direct_short': '#f7c6a0',
+_STAGES = {'draft': '#9ecae1', 'perplexity': '#c6dbef', 'critique': '#fdae6b', 'refine': '#d9662b', 'direct': '#fdd9b5',
+          'short': '#fee8d0', 'direct_short': '#f7c6a0', 'rewrite': '#b5651d', 'prefer': '#7f2704', 'retry': '#6baed6',
           'train': '#2a6ea6', 'evaluate': '#b3b3b3'}
 
 def _cost(rows:list[dict]) -> tuple[str, float, str]:
@@ -759,7 +776,7 @@ def _draw_bars(ax:Axes, sums:Counter, methods:list[str]):
         left[method] += cost
     _name_rows(ax, [method_label(m) if m else 'shared by all' for m in methods])
     kinds = {f'{stage} ({who})': Patch(**_filling(stage, who)) for _, stage, who in sums}
-    ax.figure.legend(kinds.values(), kinds, loc='outside upper center', ncols=3, frameon=False, fontsize=9)
+    _place_legend(ax.figure, kinds, 3)
 
 # %% ../nbs/42_figures.ipynb #plot-ledger
 def plot_ledger(
@@ -821,7 +838,7 @@ def plot_time(
     _draw_time(ax, sums, kinds)
     _name_rows(ax, [*sums])
     marks = {k: Patch(color=_KIND_COLORS.get(k, '#777777')) for k in kinds}
-    ax.figure.legend(marks.values(), marks, loc='outside upper center', ncols=6, frameon=False, fontsize=9)
+    _place_legend(ax.figure, marks, 6)
     rest = sum(r['seconds'] for r in rows if r['kind'] == 'rest')/(total or 1)
     n = int(rows[0]['sittings'])
     said = f'{total/divisor:,.0f} in all until this was drawn, {100*rest:.0f}% of them not accounted for'
@@ -873,7 +890,7 @@ DRAWINGS = {   # file -> its figure
     'reasoning.csv': _Drawing(plot_reasoning, ('method', 'benchmark'), _SHOWN),
     'ledger.csv': _Drawing(plot_ledger, ('method', 'stage', 'who'), ('requests', 'seconds')),
     'time.csv': _Drawing(plot_time, ('stage', 'method', 'kind'), ('sittings', 'seconds')),
-    'losses.csv': _Drawing(plot_losses, ('method',), ('seed', 'step', 'loss'), prepare=_of_targets)}
+    'losses.csv': _Drawing(plot_losses, ('method',), ('seed', 'step', 'loss'), 'measure', _by_measure)}
 
 # %% ../nbs/42_figures.ipynb #captions
 _CAPTIONS = dict(   # the table that a figure is drawn from -> what it shows
@@ -895,7 +912,7 @@ _CAPTIONS = dict(   # the table that a figure is drawn from -> what it shows
     reasoning='How many right answers rest on a wrong step or on none.',
     ledger='What each stage cost, for each method with its data.',
     time='Where the time of the run went, by stage.',
-    losses='The loss of each training, step by step.')
+    losses='How each training went, step by step: its loss, or what its tries were paid (a cross: all alike).')
 
 def figure_words(
     name:str # as `draw_folder` gives it, perhaps without the folder's own

@@ -25,7 +25,7 @@ def _weight_bytes(shape:Shape, cfg:TrainConfig) -> dict[str, float]:
 def _token_bytes(shape:Shape, cfg:TrainConfig, gpu:bool, target_share:float) -> dict[str, float]:
     "Of the activations and logits of a batch"
     half = 4 if cfg.dtype == 'float32' else 2
-    tokens = min(cfg.device_batch_size, cfg.batch_size)*cfg.max_length
+    tokens = min(cfg.device_batch_size, cfg.batch_size)*cfg.max_length*cfg.answers
     q, kv = shape.heads*shape.head_dim, shape.kv_heads*shape.head_dim
     layer = 2*shape.hidden*(4 + half) + half*(2*q + 2*kv + 4*shape.intermediate)
     kept = layer + shape.layers*shape.hidden*half if cfg.recomputes(gpu) else shape.layers*layer
@@ -75,7 +75,8 @@ def memory_note(
     change = _change_to_fit(shape, cfg, free, gpu)
     if change == {} or choose_parallel(cfg) == 'fsdp2': return ''
     total = expected_memory(shape, cfg, gpu)['total']
-    cure = 'take a smaller student, shorter rows (train.max_length), or several cards (train.parallel=fsdp2)'
-    if change: cure = 'set ' + ', '.join(f'train.{k}={v}' for k, v in change.items())
-    return (f'train: may not fit: up to {total:.1f} GiB by calculation, and {free:.1f} GiB are free; '
+    part = 'train' if cfg.answers == 1 else 'prefer'
+    cure = f'take a smaller student, shorter rows ({part}.max_length), or several cards ({part}.parallel=fsdp2)'
+    if change: cure = 'set ' + ', '.join(f'{part}.{k}={v}' for k, v in change.items())
+    return (f'{part}: may not fit: up to {total:.1f} GiB by calculation, and {free:.1f} GiB are free; '
             f'if it fails, {cure}')

@@ -126,6 +126,8 @@ class EngineConfig(Config):
     # whether it thinks before it answers, where its chat template knows the difference; auto: as the template has it
     thinking:Literal['auto', 'on', 'off']='auto'
     keep_thoughts:bool=False            # keep special tokens that mark thoughts, which decoding drops; thinking=on does
+    steer:str|None=None                 # transformers: file of a direction added at paragraph ends (see 59_steering)
+    steer_strength:float=Field(1., allow_inf_nan=False) # times the direction; 0 adds nothing, below 0 the other way
     in_process:bool=False               # hold the model in this process, not in one of its own
     live:str|None=None                  # recorded: the engine that is asked when recording
 

@@ -15,7 +15,7 @@ from .core import CgdError, content_hash
 from .data import FieldConfig, Problems, _USUAL, _column, _open_spec, parse_row, to_problem
 from .grade import outcomes
 from .store import Store
-from .teacher import critique, direct, refine, teach
+from .teacher import critique, direct, grade_critiques, refine, teach
 from .verdict import parse_verdict
 
 # %% ../nbs/22_given.ipynb #trace-fields
@@ -257,7 +257,7 @@ def review_rest(
     own = {at: r for at, r in reviews.items() if r and not (r['critique'] is None and r['refinement'] is None)}
     more = (grader,) if work is teach else ()
     done = _each(lambda rows: work(rows, teacher, store, *more), {at: r for at, r in drafts.items() if at not in own})
-    done |= {at: _reviewed(drafts[at], r, teacher) for at, r in own.items()}
+    done |= _each(grade_critiques, {at: _reviewed(drafts[at], r, teacher) for at, r in own.items()})
     if work is teach: done |= _refined(done, own, teacher, store, grader)
     return [done[at] for at in range(len(dealt))]
 

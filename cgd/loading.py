@@ -209,15 +209,20 @@ def _frozen_logprobs():
     return FrozenLogprobs
 
 # %% ../nbs/30_loading.ipynb #torch-logprobs
+def _mean_logits(hidden, weight, bias): # for TRL's log alone, so without a gradient
+    middle = hidden.detach() @ weight.detach().mean(0).to(hidden.dtype)
+    return (middle if bias is None else middle + bias.detach().mean()).float()
+
 def _torch_logprobs(hidden, weight, bias, targets, temperature, chunk, softcap, logit_scale, outputs):
     "TRL's per-token log-probabilities (and what else it asks for) without Triton, `chunk` tokens at a time"
     import torch
     from torch.utils.checkpoint import checkpoint
     frozen = not (weight.requires_grad or bias is not None and bias.requires_grad or softcap)
     learns = torch.is_grad_enabled() and hidden.requires_grad
-    if frozen and learns and set(outputs) <= {'log_probs', 'entropy', 'is_top1'}:
+    if frozen and learns and set(outputs) <= {'log_probs', 'entropy', 'is_top1', 'mean_logits'}:
         logp, entropy, top1 = _frozen_logprobs().apply(hidden, weight, bias, targets, logit_scale/temperature, chunk)
-        return logp, entropy if 'entropy' in outputs else None, None, None, top1 if 'is_top1' in outputs else None
+        middle = _mean_logits(hidden, weight, bias)*logit_scale/temperature if 'mean_logits' in outputs else None
+        return logp, entropy if 'entropy' in outputs else None, None, middle, top1 if 'is_top1' in outputs else None
     def piece(h, t):
         z = torch.nn.functional.linear(h, weight, bias).float()*logit_scale
         if softcap: z = softcap*torch.tanh(z/softcap)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'run', 'check_fork', 'take_over', 'drop_unreadable', 'open_student', 'draft_stage', 'teach_stage',
-           'pairs_stage', 'make_whole', 'train_stage', 'eval_stage', 'report', 'compare_page', 'regrade_run', 'analyse']
+           'retry_stage', 'pairs_stage', 'make_whole', 'train_stage', 'eval_stage', 'report', 'compare_page',
+           'regrade_run', 'analyse']
 
 # %% ../nbs/47_pipeline.ipynb #imports
 import io, json, os, shutil, sys
@@ -17,8 +18,8 @@ from statistics import mean
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from .core import CgdError, hold_folder, read_table, span, time_run, write_atomic, write_table
-from .process import one_process
+from .core import CgdError, derive_seed, hold_folder, read_table, span, time_run, write_atomic, write_table
+from .process import call_by_name, one_process
 from .progress import begin_step, show_progress
 from .contamination import decontaminate
 from .benchmarks import Items
@@ -31,7 +32,7 @@ from .models import find_model, load_tokenizer
 from .masks import equal_budget, length_audit, lengths
 from .methods import MAIN, Training
 from .given import direct_rest, given_drafts, review_rest
-from .plan import Plan, RunConfig, check_same_run, open_spread, plan
+from .plan import Plan, RunConfig, check_same_run, compared_texts, eval_config, open_spread, plan
 from .probe import (
     alignment_table, answer_entropy_table, attention_table, cosine_table, first_token_table, measure, probe_all,
     uncertainty_gaps, uncertainty_table)
@@ -61,7 +62,7 @@ def _stages(plan:Plan, upto:str) -> Iterator[tuple[str, object]]: # a stage's na
                     eval_stage(plan, untested, store, student)
                     untested = {}
             if upto == 'critique': yield 'critique', teach_stage(plan, drafts, store, critique)
-            yield 'refine', (traces := teach_stage(plan, drafts, store))
+            yield 'refine', (traces := retry_stage(plan, teach_stage(plan, drafts, store), store))
             lessons = pairs_stage(plan, traces)
             yield 'pairs', lessons.pairs
             yield 'train', (students := train_stage(plan, lessons))
@@ -74,9 +75,9 @@ def _steps(plan:Plan, upto:str) -> dict[str, float|None]: # seconds of each, whe
     "What a run goes through, in order, as the line of progress counts it"
     cfg, tests = plan.cfg, [f'test {m}' for m in ('base', *plan.cfg.methods)]
     while_loaded = tests[:1] if cfg.methods and upto in ('eval', 'report') and not cfg.student_url else []
-    steps = dict(draft=['draft', *while_loaded], critique=['critique'] if upto == 'critique' else [], refine=['refine'],
-                 pairs=['pairs'], train=[f'tune {name}' for name in plan.trainings], eval=tests[len(while_loaded):],
-                 report=['report'])
+    steps = dict(draft=['draft', *while_loaded], critique=['critique'] if upto == 'critique' else [],
+                 refine=['refine', *['retry']*('retry' in plan.stages)], pairs=['pairs'],
+                 train=[f'tune {name}' for name in plan.trainings], eval=tests[len(while_loaded):], report=['report'])
     stages = STAGES[:STAGES.index(upto) + 1] if cfg.methods else ('eval', 'report')[:1 + (upto == 'report')]
     named, expected = [step for stage in stages for step in steps[stage]], _expected(plan, upto)
     return {step: expected.get(step, 0.) if expected else None for step in named}
@@ -87,7 +88,9 @@ def _expected(plan:Plan, upto:str) -> dict[str, float]: # by step; nothing if no
     for r in estimate_run(plan, upto, open_student, runs):
         if r['left'] and r['doubt'] >= 3: return {}   # a mere guess
         taught = 'critique' if upto == 'critique' else 'refine'
-        step = dict(draft='draft', train=f'tune {r["method"]}', evaluate=f'test {r["method"]}', rest='report')
+        tune = f'tune {r["method"]}'
+        step = dict(draft='draft', perplexity='draft', retry='retry', rest='report', train=tune, asked=tune,
+                    evaluate=f'test {r["method"]}')
         seconds[step.get(r['stage'], taught)] += r['seconds']
     return dict(seconds)
 
@@ -246,6 +249,19 @@ def _check_first(cfg:RunConfig, drafts:list[dict], teacher, store:Store):
     "Stop a teacher who makes rubbish at once; the first critiques are found in the store later"
     if cfg.max_unparsed < 1: _check_unparsed(critique(drafts[:_FIRST], teacher, store), cfg.max_unparsed, True)
 
+# %% ../nbs/47_pipeline.ipynb #add-columns
+def _add_columns(plan:Plan, stage:str, rows:list[dict], *args) -> list[dict]: # stage: perplexity or prefer
+    "The table with what a stage adds to it, if a training needs that"
+    return call_by_name(f'cgd.preferences:{stage}_stage', (rows, *args), {}) if stage in plan.stages else rows
+
+def _add_opinions(plan:Plan, rows:list[dict], store:Store) -> list[dict]:
+    "What the judge and the student think of the teacher's texts, where a method or a filter asks"
+    if plan.judge:
+        with plan.judge.open() as judge: rows = _add_columns(plan, 'prefer', rows, judge, store)
+    if texts := compared_texts(plan):
+        with open_student(plan) as student: rows = _add_columns(plan, 'perplexity', rows, student, store, texts)
+    return rows
+
 # %% ../nbs/47_pipeline.ipynb #draft-stage
 @span('rest', stage='draft')
 def draft_stage(
@@ -258,6 +274,7 @@ def draft_stage(
     begin_step('draft')
     held = len(store)
     drafts = drop_unreadable(_all_drafts(plan, problems, student, store))
+    drafts = _add_columns(plan, 'perplexity', drafts, student, store)
     write_table(drafts, cfg.path('drafts.parquet'))
     print(_draft_line(drafts, len(store) == held))
     for line in doubts(drafts, 'draft_grade'): print(line, file=sys.stderr)
@@ -304,11 +321,37 @@ def teach_stage(
             for column in () if alone else REWRITES:
                 if column in plan.stages: rows = rewrite(rows, teacher, column, store, cfg.grader)
         done += rows
+    if not alone: done = _add_opinions(plan, done, store)
     write_table(done, cfg.path('critiques.parquet' if alone else 'traces.parquet'))
     print(_teach_line(done, len(store) == held and not all(t.oracle for t in plan.teachers)))
     made = 'verdict', *(['refinement_grade'] if plan.refines else []), 'direct_grade', *(f'{c}_grade' for c in REWRITES)
     for line in doubts(done, *made): print(line, file=sys.stderr)
     _check_unparsed(done, cfg.max_unparsed)
+    return done
+
+# %% ../nbs/47_pipeline.ipynb #retry-stage
+def _retry_line(traces:list[dict], there:bool) -> str: # retry 96: help +14 points [5, 23]; cut off 3
+    "What critiques have done for the student"
+    found = call_by_name('cgd.loop:measure_help', (traces,), {})
+    words = 'help {:+.0f} points [{:.0f}, {:.0f}]'.format(*(100*found[k] for k in ('value', 'low', 'high'))) \
+        if found['n'] else 'help not measured'
+    return _line('retry', words, traces, ('retry',), there)
+
+@span('rest', stage='retry')
+def retry_stage(
+    plan:Plan,          # of the run
+    traces:list[dict],  # from `teach_stage`
+    store:Store         # where completions are kept
+) -> list[dict]:        # the same, with retries if a method or a filter needs them
+    "What the student makes of the critiques"
+    if 'retry' not in plan.stages: return traces
+    begin_step('retry')
+    held = len(store)
+    with open_student(plan) as student:
+        done = call_by_name('cgd.loop:retry', (traces, student, store, plan.cfg.draft, plan.cfg.grader), {})
+    write_table(done, plan.cfg.path('traces.parquet'))
+    print(_retry_line(done, len(store) == held))
+    for line in doubts(done, 'retry_grade'): print(line, file=sys.stderr)
     return done
 
 # %% ../nbs/47_pipeline.ipynb #lessons
@@ -355,12 +398,26 @@ def _validation_pairs(plan:Plan, t:Training, traces:list[dict]) -> Pairs:
     if t.join == 'anneal': return build(traces, t.methods[-1], plan.cfg.views)
     return compose(t, {m.name: build(traces, m, plan.cfg.views) for m in t.methods}, plan.cfg.views)
 
+# %% ../nbs/47_pipeline.ipynb #share-out
+def _share_problems(plan:Plan, pairs:dict[str, Pairs]) -> dict[str, Pairs]: # by training
+    "Of a-then-b, a share of the problems for a and the others for all after it, if a run wants it; one alone has all"
+    cfg, firsts = plan.cfg.views, {t.chain[0].name for t in plan.trainings.values() if t.first}
+    if cfg.first_share is None: return pairs
+    problems = {r['bare_problem'] for p in pairs.values() for r in p.rows}
+    order = sorted(problems, key=lambda p: (derive_seed(cfg.seed, 'first', p), p))
+    early = {*order[:round(cfg.first_share*len(order))]}
+    def part(name:str, p:Pairs) -> Pairs:
+        if name not in firsts and not plan.trainings[name].first: return p
+        return replace(p, rows=[r for r in p.rows if (r['bare_problem'] in early) == (name in firsts)])
+    return {name: part(name, p) for name, p in pairs.items()}
+
 # %% ../nbs/47_pipeline.ipynb #compose-pairs-step
 def _compose_pairs(plan:Plan, views:list[Pairs], tokenizer) -> dict[str, Pairs]: # by training
     if plan.cfg.budget == 'target_tokens': views = equal_budget(views, tokenizer)
     named, cfg = {v.name: v for v in views}, plan.cfg
     fine_tuned = {name: t for name, t in plan.trainings.items() if not t.on_policy}
     made = {name: compose(t, named, cfg.views, cfg.train.epochs) for name, t in fine_tuned.items()}
+    made = _share_problems(plan, made)
     for p in made.values():
         if not p.rows: raise CgdError(f'{p.name}: no pairs to train on, left out: {p.dropped}; '
                                       'loosen the filters of `views`, or take that method out')
@@ -368,9 +425,10 @@ def _compose_pairs(plan:Plan, views:list[Pairs], tokenizer) -> dict[str, Pairs]:
 
 # %% ../nbs/47_pipeline.ipynb #compose-pairs
 def _drop_same(plan:Plan, pairs:dict[str, Pairs]):
-    "Of methods whose pairs coincide keep the first, and those that something goes on from"
+    "Of methods whose pairs coincide keep the first, those that something goes on from, and those with another loss"
     first_stages = {t.first.name for t in plan.trainings.values() if t.first}
-    alone = [p for m, p in pairs.items() if m in plan.cfg.methods and not plan.trainings[m].first]
+    alone = [p for m, p in pairs.items() if m in plan.cfg.methods
+             and not (plan.trainings[m].first or plan.trainings[m].tied)]
     for first, *others in same_pairs(alone):
         for other in (o for o in others if o not in first_stages):
             print(f'{other}: same pairs as {first} here, so reported as {first}')
@@ -381,16 +439,18 @@ def _drop_same(plan:Plan, pairs:dict[str, Pairs]):
 # %% ../nbs/47_pipeline.ipynb #save-pairs
 def _save_pairs(plan:Plan, pairs:dict[str, Pairs], tokenizer):
     "Keep the pairs and the tokens of their parts, and say where the trainer will have to shorten some"
-    audit, most = [], plan.cfg.train.max_length
+    audit = []
+    def most(method): return getattr(plan.cfg, plan.trainings[method].settings).max_length
     for method, p in pairs.items():
         left_out = ''.join(f', {n} left out: {why}' for why, n in sorted(p.dropped.items()))
         print(f'pairs {method} {len(p)}{left_out}')
         write_table(p.rows, plan.cfg.path('pairs', f'{method}.jsonl'))
-        audit += [dict(method=method, **row) for row in length_audit(lengths(tokenizer, p), most)]
+        audit += [dict(method=method, **row) for row in length_audit(lengths(tokenizer, p), most(method))]
     file = write_table(audit, plan.cfg.path('pairs', 'lengths.csv')) if audit else None
     for row in audit:
         if row['part'] == 'total' and row['over']:
-            print(f'{row["method"]}: {row["over"]} pairs have more than train.max_length={most} tokens; see {file}')
+            limit = f'{plan.trainings[row["method"]].settings}.max_length={most(row["method"])}'
+            print(f'{row["method"]}: {row["over"]} pairs have more than {limit} tokens; see {file}')
 
 # %% ../nbs/47_pipeline.ipynb #pairs-stage
 @span('rest', stage='pairs')
@@ -410,19 +470,22 @@ def pairs_stage(
     return _Lessons(pairs, rows, watched)
 
 # %% ../nbs/47_pipeline.ipynb #make-whole
+def _base_of(plan:Plan, training:Training) -> str:
+    "What a training begins with: the untrained student, or the whole one of the stage before"
+    return make_whole(plan, training.first) if training.first else plan.cfg.student
+
 def make_whole(
     plan:Plan,        # of the run
     training:Training # that is done
 ) -> str:             # a folder
     "A tuned student as a whole model"
-    base = make_whole(plan, training.first) if training.first else plan.cfg.student
     adapter, whole = (plan.cfg.path('models', name) for name in (training.name, f'{training.name}-merged'))
-    return merge_student(base, adapter, whole)
+    return merge_student(_base_of(plan, training), adapter, whole)
 
 # %% ../nbs/47_pipeline.ipynb #stays-adapter
 def _stays_adapter(plan:Plan, training:Training) -> bool:
     "Whether a student takes its turn on a base that is loaded once"
-    cfg, how = plan.cfg, plan.cfg.rl if training.on_policy else plan.cfg.train
+    cfg, how = plan.cfg, getattr(plan.cfg, training.settings)
     if how.tuning == 'full' or training.first or cfg.adapters == 'merge' or cfg.cluster.workers: return False
     import torch
     return cfg.adapters == 'serve' or torch.cuda.is_available()
@@ -437,7 +500,7 @@ def _train_line(t:Training, out:Path, there:bool) -> str: # tune cgd 96 pairs, 2
     record, losses = json.loads((out/'train.json').read_text()), read_losses(out)
     what = f'{record["pairs"]} completions, {record["steps"]} updates' if t.on_policy else \
         f'{record["pairs"]} pairs, {(n := record["config"]["epochs"])} epoch{"s"*(n > 1)}'
-    measure = 'reward' if 'reward' in losses[0] else 'loss'
+    measure = next(m for m in ('reward', 'margin', 'loss') if m in losses[0])
     held_out = f', of the validation set {record["validation"]["loss"]:.2f}' if record['validation'] else ''
     return (f'tune {t.name} {what}: {measure} {losses[0][measure]:.2f} -> {losses[-1][measure]:.2f}{held_out}, '
             f'{record["tokens"]/record["seconds"]:.0f} tokens/s' + '; already there'*there)
@@ -446,8 +509,11 @@ def _train_line(t:Training, out:Path, there:bool) -> str: # tune cgd 96 pairs, 2
 def _train_one(plan:Plan, t:Training, lessons:_Lessons):
     cfg, out, thinking = plan.cfg, plan.cfg.path('models', t.name), plan.cfg.engine.thinking
     begin_step(f'tune {t.name}')
-    made, start = _made(out), make_whole(plan, t.first) if t.first else cfg.student
-    if t.on_policy: train_rival(t.methods[0], lessons.rows, cfg.rl, start, out, thinking=thinking)
+    made, start = _made(out), _base_of(plan, t)
+    if t.on_policy:
+        teacher = plan.judge and (plan.judge.spec, plan.judge.settings, plan.judge.options)
+        train_rival(t.methods[0], lessons.rows, cfg.rl, start, out, thinking=thinking, teacher=teacher,
+                    student=cfg.student, views=cfg.views)
     else:
         train(lessons.pairs[t.name], plan.recipe(t), start, out, validation=lessons.held_out.get(t.name),
               thinking=thinking)
@@ -506,7 +572,7 @@ def _tell_test(plan:Plan, method:str, test:str, records:list[dict], there:bool):
     known = plan.cfg.path('models', method, 'train.json')
     step = json.loads(known.read_text())['steps'] if method != 'base' and known.exists() else 0
     scores = {f'eval/{test}/{name}': row[name] for g in graders_in(row) for name in (g, f'{g}_low', f'{g}_high')}
-    log_scores((plan.cfg.rl if t and t.on_policy else plan.cfg.train).report_to, logs,
+    log_scores(getattr(plan.cfg, t.settings if t else 'train').report_to, logs,
                scores | {f'eval/{test}/n': row['n']}, step)
 
 # %% ../nbs/47_pipeline.ipynb #examine
@@ -514,9 +580,10 @@ def _examine(plan:Plan, method:str, engine:Engine, store:Store):
     "Put one model to every benchmark and keep its records"
     cfg, held = plan.cfg, len(store)
     begin_step(f'test {method}')
-    ask_all(engine, [test.items for test in plan.tests], cfg.eval, store)
+    how = eval_config(plan)
+    ask_all(engine, [test.items for test in plan.tests], how, store)
     for test in plan.tests:
-        records = evaluate(engine, test.items, cfg.eval, store, cfg.allow_code)
+        records = evaluate(engine, test.items, how, store, cfg.allow_code)
         write_table(records, cfg.path('records', f'{method}.{test.name}.parquet'))
         _tell_test(plan, method, test.name, records, len(store) == held)
     for task, limit in plan.lm_eval.items():
@@ -543,7 +610,8 @@ def eval_stage(
 
 # %% ../nbs/47_pipeline.ipynb #page
 _HEADINGS = dict(
-    results='Scores', differences='Paired differences', critiques='Critiques', confusion='Verdicts against grades',
+    results='Scores', differences='Paired differences', critiques='Critiques', help='How much critiques have helped',
+    confusion='Verdicts against grades',
     alignment='Critique and refinement', uncertainty='Uncertainty of the refinement',
     uncertainty_gaps='What a context changes', answer_entropy='How undecided sampled answers are',
     drift='How the answers have drifted', reasoning='Right answers with wrong steps',
@@ -728,20 +796,21 @@ def _probe_students(
 ) -> dict[str, list[dict]]: # by file name
     "Uncertainty, alignment, attention and drift of every student"
     cfg, tuned = plan.cfg, {m: folder for m, folder in students.items() if m != 'base'}
-    probe_all(cfg.student, students, traces, tested, store, cfg.views, cfg.eval)
+    how = eval_config(plan)
+    probe_all(cfg.student, students, traces, tested, store, cfg.views, how)
     probed = [measure(model, traces, store, cfg.views, method) for method, model in students.items()]
     return dict(uncertainty=uncertainty_table(probed), uncertainty_gaps=uncertainty_gaps(probed),
                 attention=attention_table(probed), alignment=alignment_table(probed) + cosine_table(traces, cfg.views),
-                drift=first_token_table(cfg.student, tuned, tested, store, cfg.eval))
+                drift=first_token_table(cfg.student, tuned, tested, store, how))
 
 # %% ../nbs/47_pipeline.ipynb #sampled-entropy
 def _sampled_entropy(plan:Plan, students:dict[str, str], items:Items, k:int, store:Store) -> list[dict]:
     "Entropy of `k` sampled answers of every student to each item"
-    asked, records = plan.cfg.eval.model_copy(update=dict(n=k, temperature=1., top_p=1.)), {}
+    how, records = eval_config(plan).model_copy(update=dict(n=k, temperature=1., top_p=1.)), {}
     with open_student(plan, plan.cfg.student) as engine:
         for method, model in students.items():
             engine.set_model(model)
-            records[method] = evaluate(engine, items, asked, store)
+            records[method] = evaluate(engine, items, how, store)
     return answer_entropy_table(records)
 
 # %% ../nbs/47_pipeline.ipynb #analyse-run

@@ -21,7 +21,7 @@ from .core import CgdError, content_hash
 from .evaluate import GRADER_NAMES, graders_of
 from .figures import method_color, method_label
 from .leaks import states_answer
-from .masks import render
+from .masks import mask_runs, render
 from .oracle import split_sentences
 
 # %% ../nbs/43_report.ipynb #voice
@@ -162,10 +162,8 @@ def learnt_tokens(
 ) -> dict:      # method, read and learnt (tokens), pieces: text and whether it is learnt
     "A training pair as the tokens that a student reads and learns"
     ids, mask = render(tokenizer, pair)
-    start = mask.index(1)
-    pieces = [(t, False) for t in _readable(tokenizer, ids[:start])]
-    pieces += [(t, True) for t in _readable(tokenizer, ids[start:])]
-    return dict(method=method, read=start, learnt=len(ids) - start, pieces=pieces)
+    pieces = [(t, learnt) for run, learnt in mask_runs(ids, mask) for t in _readable(tokenizer, run)]
+    return dict(method=method, read=len(ids) - sum(mask), learnt=sum(mask), pieces=pieces)
 
 # %% ../nbs/43_report.ipynb #pack
 def _pack(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['read_records', 'grouped', 'graders_with_outcomes', 'score_groups', 'with_holm', 'score_run', 'show_scores',
            'show_gaps', 'main_result', 'headline', 'teaching_gap', 'run_answers', 'compare_runs', 'compared_result',
-           'show_comparison', 'caption', 'text_tables', 'read_traces', 'loss_table', 'shape_of', 'read_trainings',
-           'run_ledger', 'costs_in_words', 'probed_tables', 'run_tables']
+           'show_comparison', 'caption', 'text_tables', 'read_traces', 'loss_table', 'shape_of', 'teacher_shapes',
+           'read_trainings', 'run_ledger', 'costs_in_words', 'probed_tables', 'run_tables']
 
 # %% ../nbs/45_results.ipynb #imports
 import json, sys
@@ -21,6 +21,7 @@ from .costs import forward_flops, given_sessions, ledger, method_costs, oracle_s
 from .evaluate import GRADER_NAMES, at_k_table, graders_in, graders_of, summarise
 from .stats import by_problem, compare, holm
 from .methods import MAIN
+from .process import call_by_name
 from .models import find_model, load_tokenizer, Shape, model_shape
 from .store import sessions
 from .plan import Plan, RunConfig, RunTeacher
@@ -366,19 +367,21 @@ def _token_counter(plan:Plan) -> Callable|None: # None: the teacher's engine cou
 
 def _trace_tables(plan:Plan, traces:list[dict]) -> dict[str, list[dict]]:
     if not traces: return {}
+    helped = 'help' in traces[0]   # the student has tried again
     return dict(critiques=critique_report(traces, _token_counter(plan)), confusion=confusion(traces),
+                help=call_by_name('cgd.loop:help_report', (traces,), {}) if helped else [],
                 alignment=step_overlap([t for t in traces if t['refinement']]))
 
 # %% ../nbs/45_results.ipynb #loss-table
 def loss_table(
     plan:Plan # of a run
-) -> list[dict]: # method, seed, step, loss; reward, where there is one
+) -> list[dict]: # method, seed, step, loss; where there is a reward, that and whether the update was idle
     "The losses of the run's trainings"
     rows, cfg = [], plan.cfg
     for m in cfg.methods:
         if not cfg.path('models', m, 'losses.csv').exists(): continue
-        seed = (cfg.rl if plan.trainings[m].on_policy else cfg.train).seed
-        rows += [dict(method=m, seed=seed, **{k: r[k] for k in ('step', 'loss', 'reward') if k in r})
+        seed = getattr(cfg, plan.trainings[m].settings).seed
+        rows += [dict(method=m, seed=seed, **{k: r[k] for k in ('step', 'loss', 'reward', 'idle') if k in r})
                  for r in read_losses(cfg.path('models', m))]
     return rows
 
@@ -390,8 +393,11 @@ def shape_of(
     try: return model_shape(find_model(model))
     except CgdError: return None
 
-def _teacher_shapes(plan:Plan) -> dict[str, Shape|None]:
-    return {t.label[0]: shape_of(t.model) for t in plan.teachers if t.loads_model}
+def teacher_shapes(
+    plan:Plan # of a run
+) -> dict[str, Shape|None]: # by name, of those that run here
+    "The shapes of teachers and judge"
+    return {t.label[0]: shape_of(t.model) for t in (*plan.teachers, plan.judge) if t and t.loads_model}
 
 # %% ../nbs/45_results.ipynb #read-trainings
 def read_trainings(
@@ -418,7 +424,7 @@ def run_ledger(
         return read_table(kept)
     import torch
     with cfg.open_store() as store: done = sessions(store) + oracle_sessions(traces) + given_sessions(traces)
-    return ledger(done, read_trainings(plan), shape_of(cfg.student), _teacher_shapes(plan), torch.cuda.device_count())
+    return ledger(done, read_trainings(plan), shape_of(cfg.student), teacher_shapes(plan), torch.cuda.device_count())
 
 # %% ../nbs/45_results.ipynb #costs-in-words
 def costs_in_words(
@@ -462,7 +468,7 @@ def run_tables(
     "Every table of a run"
     (scores, gaps), traces = score_run(plan, records), read_traces(plan)
     spent = run_ledger(plan, traces)
-    costs = method_costs(spent)
+    costs = method_costs(spent, any(t.solves for t in plan.teachers), plan.cfg.views)
     tables = dict(results=scores, differences=gaps) | text_tables(label_answers(records)) | dict(ledger=spent)
     tables |= _trace_tables(plan, traces) | dict(losses=loss_table(plan), at_k=at_k_table(records))
     tables |= _harness_tables(plan) | dict(costs=costs, reach=reach_table(costs, scores))

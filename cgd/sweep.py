@@ -29,7 +29,7 @@ from .plan import Plan, RunConfig, check_same_run
 from .teacher import REWRITES
 from .results import (
     graders_with_outcomes, grouped, loss_table, probed_tables, read_records, read_traces, read_trainings,
-    score_groups, shape_of, text_tables, with_holm)
+    score_groups, shape_of, teacher_shapes, text_tables, with_holm)
 
 # %% ../nbs/48_sweep.ipynb #arm
 class Arm(Config):
@@ -278,7 +278,8 @@ def _data_sessions(sweep:SweepConfig) -> list[dict]: # see `generate.sessions`
     made, kept = [], sweep.tables_folder/'sessions.csv'
     if (file := sweep.path('store.sqlite')).exists():
         with Store(file) as store: done = sessions(store)
-        made = [s for s in done if s['stage'] in ('draft', 'critique', 'refine', 'direct', *REWRITES)]
+        shared = 'draft', 'perplexity', 'critique', 'refine', 'direct', *REWRITES, 'prefer', 'retry'
+        made = [s for s in done if s['stage'] in shared]
     return made or (pd.read_csv(kept).to_dict('records') if kept.exists() else [])
 
 # %% ../nbs/48_sweep.ipynb #costs
@@ -291,7 +292,8 @@ def _ledger(sweep:SweepConfig) -> list[dict]: # see `ledger`
         found = read_trainings(c.plan)
         made |= {m: found[m] for m in c.plan.trainings if m in found}
     worked = _data_sessions(sweep) + oracle_sessions(read_traces(done[0].plan))
-    return ledger(worked, made, shape_of(sweep.run.student))
+    shapes = {name: shape for c in done for name, shape in teacher_shapes(c.plan).items()}
+    return ledger(worked, made, shape_of(sweep.run.student), shapes)
 
 def _losses(sweep:SweepConfig) -> list[dict]: # arm, method, seed, step, loss; reward, where there is one
     return [dict(arm=c.arm) | row for c in filter(finished, cells(sweep)) if not c.point for row in loss_table(c.plan)]

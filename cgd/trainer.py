@@ -8,7 +8,7 @@ __all__ = ['run_trainer', 'Watch', 'watcher', 'check_loggers', 'log_scores', 'ch
            'hub_id', 'deliver', 'explain_hub', 'train_env']
 
 # %% ../nbs/31_trainer.ipynb #imports
-import csv, errno, gc, importlib.metadata, importlib.util, io, json, math, os, resource, shutil, sys, time
+import csv, ctypes, errno, gc, importlib.metadata, importlib.util, io, json, math, os, resource, shutil, sys, time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -246,6 +246,13 @@ _LOSSES = dict(step='step', loss='loss', lr='learning_rate', epoch='epoch', toke
                seconds='seconds')
 _VALIDATION = dict(step='step', loss='eval_loss', epoch='epoch')
 
+# what is logged where answers are compared, in TRL's words for it
+_COMPARED = dict(margin=('rewards/margins', 'margin'), accuracy=('rewards/accuracies', 'accuracy'))
+
+def _compared(history:list[dict], prefix:str='') -> dict[str, str]: # columns; none where nothing is compared
+    logged = {k for h in history for k in h}
+    return {name: prefix + k for name, words in _COMPARED.items() for k in words if prefix + k in logged}
+
 # %% ../nbs/31_trainer.ipynb #read-losses
 def read_losses(
     out:str|Path,         # folder made by `fit`
@@ -255,7 +262,7 @@ def read_losses(
     file = Path(out)/('val_losses.csv' if validation else 'losses.csv')
     if not file.exists():
         raise CgdError(f'{file}: no such file; {"train with a validation set" if validation else "train first"}')
-    def number(k, v): return int(v) if k in ('step', 'tokens') else float(v)
+    def number(k, v): return int(v) if k in ('step', 'tokens') else float(v or 'nan')   # no reward where all abstain
     with open(file) as f: return [{k: number(k, v) for k, v in row.items()} for row in csv.DictReader(f)]
 
 # %% ../nbs/31_trainer.ipynb #versions
@@ -273,6 +280,8 @@ def held_gib() -> float: # GiB
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()/2**30
     if not Path('/proc/self/clear_refs').exists(): return peak_gib()   # macOS forgets no peak
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, 'malloc_trim'): libc.malloc_trim(0)   # what is free was kept for the next step, and looks held
     Path('/proc/self/clear_refs').write_text('5')
     return _status('VmRSS')
 
@@ -315,7 +324,7 @@ def _save_model(trainer, part:Path):
     for tied in getattr(trainer.model, 'all_tied_weights_keys', ()) if shared else ():
         shared['state_dict'].pop(tied, None)   # gathered twice
     shutil.rmtree(part, ignore_errors=True)
-    end_turns(trainer.model, trainer.processing_class)
+    if trainer.model.can_generate(): end_turns(trainer.model, trainer.processing_class)   # a reward model cannot
     trainer.model.save_pretrained(str(part), **shared)
     trainer.processing_class.save_pretrained(str(part))
 
@@ -328,8 +337,9 @@ def _save(trainer, record:dict, out:Path, columns:dict[str, str], card:Callable)
     if (adapter := part/'adapter_config.json').exists():   # PEFT puts a path of this machine there
         known = json.loads(adapter.read_text()) | dict(base_model_name_or_path=record['base_id'] or None)
         write_atomic(adapter, json.dumps(known, indent=2))
-    write_atomic(part/'losses.csv', _csv(columns, history, 'loss'))
-    if record['validation']: write_atomic(part/'val_losses.csv', _csv(_VALIDATION, history, 'eval_loss'))
+    write_atomic(part/'losses.csv', _csv(columns | _compared(history), history, 'loss'))
+    looks = _VALIDATION | _compared(history, 'eval_')
+    if record['validation']: write_atomic(part/'val_losses.csv', _csv(looks, history, 'eval_loss'))
     write_atomic(part/'train.json', json.dumps(record, indent=1))
     write_atomic(part/'README.md', card(record))
     if out.exists(): shutil.rmtree(out)
@@ -372,7 +382,7 @@ _CARD = '''---
 {head}---
 # {view} of {base}
 
-Fine-tuned with cgd (Critique-Guided Distillation): {tokens} tokens in {steps} steps, loss on the completion only.
+Fine-tuned with cgd (Critique-Guided Distillation): {tokens} tokens in {steps} steps, {taught}.
 
 ## Data
 
@@ -395,14 +405,18 @@ One seed. It inherits the limits of its base, and of the teacher whose texts it 
 _UNCHECKED = ('its answers can be wrong, and were checked for nothing but '
               'the benchmarks that are reported with it.')
 
+def _taught(record:dict) -> dict[str, str]: # '' in records of before
+    return {} if 'taught' in record else dict(taught='loss on the completion only')
+
 def _model_card(record:dict) -> str:
     "README.md of the trained folder: data, recipe, versions, limits"
     settings = record['config'].items()
     recipe = '\n'.join(f'| {k} | {v} |' for k, v in settings if k not in ('report_to', 'push_to_hub'))
     library = 'transformers' if record['config']['tuning'] == 'full' else 'peft'
-    head = dict(base_model=record['base_id'], library_name=library, pipeline_tag='text-generation')
+    head = dict(base_model=record['base_id'], library_name=library,
+                pipeline_tag=record.get('task', 'text-generation'))
     return _CARD.format(**record, head=''.join(f'{k}: {v}\n' for k, v in head.items() if v), recipe=recipe,
-                        data=_data_said(record), unchecked=_UNCHECKED,
+                        data=_data_said(record), unchecked=_UNCHECKED, **_taught(record),
                         packages=', '.join(f'{k} {v}' for k, v in record['versions'].items()))
 
 # %% ../nbs/31_trainer.ipynb #explain-hub

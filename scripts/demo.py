@@ -1,5 +1,5 @@
-"""A run in a minute, without waiting for a model: what a student once wrote is replayed, all else is done now. It ends with the report.
-Drafts and answers are those of the default run in data/results/cpu; the teacher, the grades, the pairs, the tests and the page are made here."""
+"""A run in a minute, without waiting for a model: what student and teacher once wrote is replayed, all else is done now. It ends with the report.
+Drafts, the teacher's words and answers are those of the default run in data/results/cpu; the grades, the pairs, the tests and the page are made here."""
 import json, os, sys, tempfile, webbrowser
 from pathlib import Path
 
@@ -10,10 +10,12 @@ from cgd.evaluate import messages
 from cgd.benchmarks import load_benchmark
 from cgd.pipeline import report
 from cgd.plan import RunConfig
-from cgd.store import sample_requests
+from cgd.store import SampleConfig, sample_requests
+from cgd.teacher import PRESETS, critique_messages, refine_messages
 
 N, OUT, SOURCE = 16, Path('runs/demo'), shipped('data')/'results'/'cpu'
-NOTE = 'A replay: drafts and answers are those of the run in data/results/cpu; no model wrote or learnt anything for this page.'
+NOTE = 'A replay: all texts are those of the run in data/results/cpu; no model wrote or learnt anything for this page.'
+SOLVED = PRESETS['solved']   # how the expert teacher is asked
 
 
 def recording(path: Path, asked: list) -> str:
@@ -27,6 +29,15 @@ def drafts_asked(run: RunConfig) -> list:
     drafted = {row['problem_id']: row for row in read_table(SOURCE/'traces.parquet')}
     return [(sample_requests(p['problem_id'], [dict(role='user', content=p['prompt'])], run.draft)[0], drafted[p['problem_id']],
              'draft', 'draft_finish', 'draft_tokens') for p in load_problems(run.problems, N)]
+
+
+def lessons_asked(run: RunConfig) -> list:
+    taught = {row['problem_id']: row for row in read_table(SOURCE/'traces.parquet')}
+    drawn = SampleConfig(max_new_tokens=run.teach.max_new_tokens)
+    asked = [(messages, taught[p['problem_id']], text) for p in load_problems(run.problems, N) for messages, text in (
+        ([dict(role='user', content=p['prompt'])], 'direct'), (critique_messages(SOLVED, taught[p['problem_id']]), 'critique'),
+        (refine_messages(SOLVED, taught[p['problem_id']]), 'refinement'))]
+    return [(sample_requests(row['row_id'], messages, drawn)[0], row, text, f'{text}_finish', f'{text}_tokens') for messages, row, text in asked]
 
 
 def answers_asked(run: RunConfig, method: str) -> list:
@@ -48,9 +59,11 @@ def main():
         store, spoken = Path(work)/'store.sqlite', {m: answers_asked(run, m) for m in ('base', *run.methods)}
         models = {m: recording(Path(work)/f'{m}.jsonl', asked) for m, asked in spoken.items()}
         student = recording(Path(work)/f'{run.student}.jsonl', drafts_asked(run))
-        print(f'replayed: {N} drafts of {run.student}, and what it and its tuned students answer to {N} new problems\n')
+        teacher = recording(Path(work)/'expert.jsonl', lessons_asked(run))
+        print(f'replayed: {N} drafts of {run.student}, what the expert teacher said of them, and what the student and its tuned selves '
+              f'answer to {N} new problems\n')
 
-        t = cgd.distill(f'{run.problems}:{N}', student, 'oracle', store, draft=run.draft, teach=run.teach)
+        t = cgd.distill(f'{run.problems}:{N}', student, teacher, store, draft=run.draft, teach=run.teach.model_copy(update=dict(preset='solved')))
         t.show(next((i for i, row in enumerate(t) if row['draft_grade'] == 'wrong'), 0))
         print(f'\n{t}\n')
         answers = {m: cgd.evaluate(model, f'test:{N}', store, **run.eval.model_dump()) for m, model in models.items()}

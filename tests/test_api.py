@@ -103,6 +103,6 @@ def test_demo(tmp_path):
     done, page = demo(BROWSER=f'{tmp_path}/browser'), tmp_path/'runs'/'demo'/'report.html'
     assert done.returncode == 0, done.stderr
     assert (tmp_path/'opened').read_text().strip() == page.as_uri() and done.stdout.endswith(f'opened {page}\n')
-    assert 'A replay: drafts and answers are those of the run in data/results/cpu' in page.read_text()
-    assert '16 traces of smollm2, taught by oracle teacher' in done.stdout and 'cgd - base' in done.stdout
+    assert 'A replay: all texts are those of the run in data/results/cpu' in page.read_text()
+    assert '16 traces of smollm2, taught by expert (solved)' in done.stdout and 'cgd - base' in done.stdout
     assert sorted(p.name for p in (page.parent/'records').iterdir()) == [f'{m}.test.parquet' for m in ('base', 'cgd', 'dsft_refined')]

@@ -436,6 +436,7 @@ def test_files_stay_as_they_are(tmp_path):
 
 def test_confinement_cannot_be_undone(tmp_path):
     if run_code('')['confined'] != 'namespaces': pytest.skip('this system grants no namespaces')
+    if Path(__file__).is_relative_to('/tmp'): pytest.skip('this checkout is in /tmp, which is out of sight in there')
     with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as folder:   # in sight, unlike tmp_path
         os.chmod(folder, 0o777)
         undo = f"""import ctypes, os

@@ -88,4 +88,4 @@ def test_older_names_are_read():
     old = RunConfig.make(dict(teacher='reference', train=dict(method='full'), rl=dict(method='full')))
     assert (old.teacher, old.train.tuning, old.rl.tuning) == (('oracle',), 'full', 'full')
     assert RunConfig.make(old.model_dump()) == old
-    assert RunConfig.load(shipped('data')/'results'/'cpu'/'config.yaml').teacher == ('oracle',)
+    assert RunConfig.load(shipped('data')/'results'/'cpu'/'config.yaml').teacher == ('expert',)

@@ -4,21 +4,29 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cgd.cli import main
-from cgd.core import CgdError, read_table, shipped
+from cgd.core import CgdError, content_hash, read_table, shipped, write_atomic
 from cgd.endpoint import ask_one_token
 from cgd.engines import check_engine, open_engine
-from cgd.estimate import estimate_run
-from cgd.pipeline import open_student
-from cgd.plan import Plan, RunConfig
-from cgd.store import Store, sessions
+from cgd.estimate import _SHOWN, _lessons, _line, _Task, estimate_run
+from cgd.loop import retry_requests
+from cgd.methods import _ORDER, METHODS, ViewConfig
+from cgd.pipeline import open_student, run
+from cgd.plan import Plan, RunConfig, compared_texts
+from cgd.preferences import judge_messages
+from cgd.store import SampleConfig, Store, sessions
+from cgd.teacher import REWRITES, DetectingTeacher, TeacherConfig, critique, critique_messages, detect, load_preset, refine_messages, rewrite_messages, teach
+from cgd.views import filter_rows
 from test_bad_input import NO_MOUNTS, model_like, problems, row
+from test_detect import CLEAN, FLAGGED, Detector, rows_of
 
 RUNS = [json.loads(line) for line in (Path(__file__).parent/'fixtures'/'past_runs.jsonl').read_text().splitlines()]
 
@@ -165,10 +173,120 @@ def test_a_disk_too_small_for_the_students(tiny_student, tmp_path):
 
 def total(config, run, **changes) -> float:
     "Seconds that a run should take by what another took"
-    cfg = RunConfig.load(shipped(f'configs/{config}')).model_copy(update=dict(folder='/nowhere') | changes)
+    cfg = RunConfig.load(shipped(f'configs/{config}'))
+    engine = cfg.engine.model_copy(update=dict(dtype=run['sessions'][0]['dtype']))   # what this machine would choose may be another
+    cfg = cfg.model_copy(update=dict(folder='/nowhere', engine=engine) | changes)
     return sum(line['seconds'] for line in estimate_run(Plan(cfg), 'report', open_student, [run]))
 
 
 def test_the_default_run_is_predicted_from_another_of_it():
     before, after = read_table(shipped('data/results/default_run.csv'))
     assert 1/1.5 < total('cpu.yaml', RUNS[0], teacher=('oracle',))/after['wall_s'] < 1.5
+
+
+# ---- every stage of every method is in the estimate ---------------------------------------------
+
+ASKED = [m.name for m in METHODS.values()] + ['cft with views.min_help']
+
+
+def plan_of(name, tiny_student, folder):
+    "A run of a method with a language model as teacher and judge"
+    method, _, helped = name.partition(' with ')
+    return Plan(RunConfig(name='priced', folder=str(folder), student=tiny_student, student_engine='hf', methods=(method,), n_problems=4, benchmarks=('test:2',), teacher=f'hf:{tiny_student}',
+                          teach=dict(detect=method == 'dcr'), views=dict(min_help=0 if helped else None)))
+
+
+@pytest.mark.parametrize('name', ASKED)
+def test_each_stage_of_a_method_is_priced(name, tiny_student, tmp_path):
+    planned = plan_of(name, tiny_student, tmp_path)
+    priced = {r['stage'] for r in estimate_run(planned, 'refine', open_student, []) if r['left'] and r['read'] and r['seconds'] and r['engine']}
+    assert priced >= planned.stages | {'draft', 'critique', 'refine'}
+
+
+def test_together_the_methods_have_every_stage(tiny_student, tmp_path):
+    assert set().union(*(plan_of(name, tiny_student, tmp_path).stages for name in ASKED)) == {*_ORDER}
+
+
+@pytest.mark.parametrize('name, who', [('rlfr', 'teacher'), ('refcritic', 'student'), ('grpo', None)])
+def test_what_a_training_asks_is_priced(name, who, tiny_student, tmp_path):
+    "Once for each try at most; the oracle teacher costs nothing, and what is trained asks no more"
+    planned = plan_of(name, tiny_student, tmp_path)
+    def asked(plan): return [(r['left'], r['read'] > 0, r['written'] > 0) for r in estimate_run(plan, 'train', open_student, []) if r['stage'] == 'asked']
+    assert asked(planned) == ([(planned.cfg.rl.steps*planned.cfg.rl.prompts*planned.cfg.rl.n, True, True)] if who else [])
+    if who == 'teacher': assert asked(Plan(planned.cfg.model_copy(update=dict(teacher=('oracle',))))) == [(planned.cfg.rl.steps*planned.cfg.rl.prompts*planned.cfg.rl.n, False, False)]
+    write_atomic(planned.cfg.path('models', name, 'train.json'), '{}')
+    assert asked(planned) == []
+
+
+def test_what_waits_shows_what_it_will_show(tiny_student):
+    "Each stage's own words, made of marks"
+    row = dict(problem_id='p', row_id='r', sample=0, student='s', prompt='PROBLEM', draft='DRAFT', critique='CRITIQUE', direct='DIRECT')
+    preset = load_preset('paper')
+    said = dict(critique=critique_messages(preset, row), refine=refine_messages(preset, row), retry=retry_requests(row, SampleConfig())[0].messages, prefer=judge_messages(row, 'draft', 'direct'),
+                **{c: rewrite_messages(c, row) for c in REWRITES})
+    marks = {stage: {c for c in ('draft', 'critique', 'direct') if any(c.upper() in t['content'] for t in turns)} for stage, turns in said.items()}
+    assert marks == {stage: {*shown} for stage, shown in _SHOWN.items() if stage not in ('perplexity', 'asked')}
+    sizes = dict.fromkeys(('problem', 'solution', 'draft', 'critique', 'refine', 'direct', *REWRITES), 100.)
+    engine = open_engine(f'hf:{tiny_student}')
+    read = {s: _line(_Task(s, '', 'x', engine, waiting=1, cap=8), dict(sizes), [])['read'] for s in ('direct', *marks)}
+    assert {s: read[s] - read['direct'] for s in marks} == {s: 120 + 100*len(marks[s]) for s in marks}
+
+
+# ---- a teacher that detects first -----------------------------------------------------------------
+
+def priced(teacher, rows, store, stages=('critique', 'refine'), given={}) -> dict:
+    "By stage: found in the store, asked now, waiting"
+    t, dealt = SimpleNamespace(oracle=False, open=lambda: nullcontext(teacher)), [(r, given) for r in rows]
+    return {task.stage: (len(task.found), len(task.asked), task.waiting) for task in _lessons(t, dealt, list(stages), store)}
+
+
+def test_a_detecting_teacher_is_asked_once_a_draft_once_a_flagged_sentence_and_once_a_flagged_draft(tmp_path):
+    engine = Detector()
+    teacher, rows = DetectingTeacher(engine, TeacherConfig(detect=True)), rows_of(FLAGGED, CLEAN, 'unread 8', '')
+    with Store(tmp_path/'s.sqlite') as store:
+        assert priced(teacher, [r | dict(draft=None) for r in rows], store) == dict(critique=(0, 0, 8), refine=(0, 0, 4))   # nothing is known: one sentence each
+        assert priced(teacher, rows, store) == dict(critique=(0, 3, 3), refine=(0, 0, 3))      # an empty draft is not asked about
+        assert priced(teacher, rows, store, ()) == {} and priced(teacher, rows, store, ('critique',)) == dict(critique=(0, 3, 3))
+        assert priced(teacher, rows, store, given=dict(critique='It is 8.')) == dict(critique=(0, 0, 0), refine=(0, 4, 0))   # critiques of a table
+        detect(critiqueless(rows, teacher), teacher, store)
+        assert priced(teacher, rows, store) == dict(critique=(3, 2, 0), refine=(0, 0, 1))      # two sentences of one draft are flagged
+        critique(rows, teacher, store)
+        assert priced(teacher, rows, store) == dict(critique=(5, 0, 0), refine=(0, 1, 0))
+        teach(rows, teacher, store)
+        assert priced(teacher, rows, store) == dict(critique=(5, 0, 0), refine=(1, 0, 0))      # by real keys: nothing is left
+        assert {s['stage'] for s in sessions(store)} == {'critique', 'refine'} and sum(s['requests'] for s in sessions(store)) == 6 == len(engine.asked)
+
+
+def critiqueless(rows, teacher):
+    "Rows as `critique` names them"
+    return [r | dict(row_id=content_hash(r['problem_id'], r['sample'], r['student'], teacher.name, teacher.preset)) for r in rows]
+
+
+def test_drafts_are_scored_once_and_what_is_scored_is_found(tiny_student, tmp_path):
+    cfg = plan_of('cdf', tiny_student, tmp_path).cfg.model_copy(update=dict(draft=SampleConfig(max_new_tokens=4), n_problems=3))
+    run(cfg, 'draft')
+    line, = [r for r in estimate_run(Plan(cfg), 'draft', open_student, []) if r['stage'] == 'perplexity']
+    with Store(cfg.path('store.sqlite')) as store: asked = {s['stage']: s['requests'] for s in sessions(store)}
+    assert (line['held'], line['left'], line['seconds']) == (asked['perplexity'], 0, 0) and asked['perplexity'] == 3
+
+
+def test_a_filter_that_compares_texts_has_them_scored_once(tiny_student, tmp_path):
+    "And only those of methods that learn another form of a text"
+    cfg = plan_of('dsft_short', tiny_student, tmp_path).cfg.model_copy(update=dict(draft=SampleConfig(max_new_tokens=4), n_problems=3, views=ViewConfig(fluent=True, keep_truncated=True)))
+    def scored(cfg): return [(r['rows'], r['held'], r['left']) for r in estimate_run(Plan(cfg), 'pairs', open_student, []) if r['stage'] == 'perplexity']
+    assert scored(cfg) == [(3, 0, 3)]*3   # draft, direct, direct_short
+    for _ in range(2):
+        run(cfg, 'refine')
+        with Store(cfg.path('store.sqlite')) as store: assert sum(s['requests'] for s in sessions(store) if s['stage'] == 'perplexity') == 9
+    assert scored(cfg) == [(3, 3, 0)]*3
+    rows = read_table(cfg.path('traces.parquet'))
+    unlikely = {r['row_id'] for r in rows if r['direct_short_perplexity'] >= r['direct_perplexity']}
+    kept, also = ({r['row_id'] for r in filter_rows(rows, 'dsft_short', v)[0]} for v in (cfg.views, cfg.views.model_copy(update=dict(fluent=False))))
+    assert kept == also - unlikely
+    assert not any('perplexity' in Plan(cfg.model_copy(update=dict(methods=(m,)))).stages for m in ('dsft', 'sft'))
+
+
+def test_filters_have_their_stages_for_methods_of_own_tries_too(tiny_student, tmp_path):
+    "The rows of these are filtered as well"
+    planned = Plan(plan_of('rlfr_stored', tiny_student, tmp_path).cfg.model_copy(update=dict(methods=('rlfr_stored', 'critique_grpo', 'sdft'), views=ViewConfig(fluent=True, min_help=0))))
+    assert compared_texts(planned) == ('refinement',) and planned.stages >= {'retry', 'perplexity'}

@@ -9,9 +9,13 @@ from lm_eval.api.instance import Instance
 
 from cgd.benchmarks import BENCHMARKS, Items, grade_items, ifeval_scores, to_item
 from cgd.core import write_table
-from cgd.store import Request, Store, sessions
+from cgd.plan import Plan, RunConfig, eval_config
+from cgd.store import Completion, Request, Store, sessions
 from cgd.generate import complete
 from cgd.engines import open_engine
+from cgd.evaluate import EvalConfig, messages
+from cgd.export import _Taken, _task
+from cgd.generate import Engine, EngineConfig
 from cgd.harness import _Chat, EngineLM, beside_ours, lm_eval_records, lm_eval_results, lm_eval_scores
 from test_benchmarks import REPLIES
 
@@ -142,3 +146,33 @@ def test_ifeval_takes_our_rows(ours):
     records = lm_eval_records(ours.engine, 'ifeval', ours.store, items=Items(BENCHMARKS['ifeval'], rows), gen_kwargs=dict(max_gen_toks=8))
     assert {r['agree'] for r in beside_ours(records, 'ifeval') if r['metric'].startswith('prompt_level_' + r['grader'].removeprefix('ifeval_'))} == {1}
     assert [r['value'] for r in lm_eval_scores(records, 'ifeval') if r['metric'].startswith('inst_level_strict')] == [sum(r['ifeval_strict'] == 'right' for r in records) / 4]
+
+
+class Listener(Engine):
+    "Keeps what it is asked"
+    def __init__(self):
+        super().__init__('listener:', 'listener', EngineConfig())
+        self.identity, self.version, self.asked = dict(kind='listener'), 'listener', []
+
+    def run(self, missing):
+        for key, request in missing.items():
+            self.asked.append(request.messages)
+            yield Completion('It is 4.', 'stop', 9, 4, key=key)
+
+
+@pytest.mark.parametrize('shots', [dict(), dict(shots=3), dict(shots=2, shots_worked=False)])
+def test_an_exported_task_asks_as_the_run_does(shots, tmp_path, monkeypatch):
+    "Byte by byte, the solved examples as turns of their own"
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+    plan = Plan(RunConfig(benchmarks=('test:5',), n_problems=20, eval=EvalConfig(max_new_tokens=8, template='GRADING: {prompt}\n', **shots)))
+    test, = plan.tests
+    name = _task(_Taken(plan, plan.trainings['cgd']), test, tmp_path/'tasks')
+    (tmp_path/'tasks'/'grading.py').write_text('def process_results(doc, results): return dict(boxed=0., flexible=0., strict=0., lenient=0.)')
+    monkeypatch.chdir(tmp_path)
+    listener = Listener()
+    with Store(tmp_path/'s.sqlite') as store:
+        simple_evaluate(model=EngineLM(listener, store), tasks=[name], task_manager=TaskManager(include_path='tasks', include_defaults=False),
+                        apply_chat_template=True, bootstrap_iters=0)
+    ours = [messages(test.items, row, eval_config(plan)) for row in test.items]
+    assert listener.asked == ours and {len(turns) for turns in ours} == {1 + 2*shots.get('shots', 0)}

@@ -37,7 +37,7 @@ def brief_trainer(cfg, arguments, **parts):
 
 HALF = Method('half_draft', 'half a draft (x, ½ y′ → ŷ)', 'Learns the refinement, with half of the draft in view.', colour='#444400', mark='4',
               shows=('draft',), ask='Here is the beginning of an answer. Write a whole one.', learns='refinement', change=halve_drafts)
-BRIEF = Method('brief', 'paid for brevity', 'Learns to be brief.', colour='#004444', mark='3', rewarded=True, trainer=brief_trainer)
+BRIEF = Method('brief', 'paid for brevity', 'Learns to be brief.', colour='#004444', mark='3', trainer=brief_trainer)
 
 
 @pytest.fixture(scope='module', autouse=True)

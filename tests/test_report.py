@@ -215,7 +215,7 @@ def test_print_holds_every_tab(opened, html):
 
 
 def test_search_reads_every_text(opened, html, found):
-    page, wanted = opened(html, at(a='draft', b='refinement')), found[5]['voices'][0]['text'].split('\n')[0]
+    page, wanted = opened(html, at(a='draft', b='refinement', changes='off')), found[5]['voices'][0]['text'].split('. ')[0]
     taught = [e for e in found if e['set'] == 'teaching']
     whole = lambda e: '\n'.join([e['id'], e['prompt'], e['reference'] or '', e['solution'] or '', e['by'], *(v['text'] for v in e['voices'])]).lower()
     for words in ('marbles', 'marbles red', 'zebra unicorn'):
@@ -228,10 +228,23 @@ def test_search_reads_every_text(opened, html, found):
     assert chosen(page) == len(taught) == 96
 
 
+def test_a_phrase_is_marked_across_the_ends_of_what_is_quoted(opened, html, found):
+    "From the last words of a step that the critique repeats to the first of the next sentence"
+    ends = [(e, end) for e in found if e['set'] == 'teaching' for *_, steps in e['voices'][1]['quotes'] for _, end in steps]
+    texts = [(e, e['voices'][0]['text'][max(end - 14, 0):end + 9]) for e, end in ends]
+    example, phrase = next((e, t) for e, t in texts if re.fullmatch(r'[\w ,.]{10,13}[.] [\w ,]{8}', t) and t == t.strip())
+    page = opened(html, at(a='draft', b='refinement', changes='off', id=example['id']))
+    search(page, f'"{phrase}"')
+    expect(page.locator('#example .id')).to_have_text(example['id'])
+    parts = page.eval_on_selector_all('#example [data-by=draft] mark', 'all => all.map(e => [e.textContent, !!e.closest(".quote")])')
+    assert ''.join(text for text, _ in parts).lower() == phrase.lower()*example['voices'][0]['text'].lower().count(phrase.lower()) and {quoted for _, quoted in parts} == {True, False}
+    assert page.text_content('#example [data-by=draft] .prose') == example['voices'][0]['text']
+
+
 def test_an_example_shows_all_its_texts_and_grades(opened, html, found):
     page = opened(html, at(a='draft', b='refinement', changes='off'))
     assert page.inner_text('#example .problem') == found[0]['prompt']
-    assert [v.get_attribute('data-by') for v in page.query_selector_all('#example .voice')] == ['draft', 'critique', 'refinement']
+    assert [v.get_attribute('data-by') for v in page.query_selector_all('#example .voice')] == ['draft', 'critique', 'refinement', 'direct']
     assert page.inner_text('#example .voice[data-by=draft] .prose').split() == found[0]['voices'][0]['text'].split()
     page.select_option('#a', 'base')
     expect(page.locator('#example .voice[data-by=base]')).to_be_visible()

@@ -3,6 +3,7 @@ import datetime
 import json
 import re
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from cgd.masks import render
 from cgd.methods import METHODS
 from cgd.views import build
 
-PAIRED = [name for name, method in METHODS.items() if method.learns and not method.then]   # one answer
+PAIRED = [name for name, method in METHODS.items() if method.learns and not method.then and not method.prefers]   # one answer
 
 RECORDINGS = Path(__file__).parent.parent/'nbs'/'recordings'
 SHIPPED = Path(find_spec('trl').submodule_search_locations[0])/'chat_templates'
@@ -62,12 +63,13 @@ def traces(tmp_path_factory):
         drafts = draft(load_problems('train', limit=3).rows, student, store, SampleConfig())
     with open_teacher('oracle') as teacher:
         taught = refine(critique(direct(drafts, teacher), teacher), teacher)
-        return rewrite(rewrite(taught, teacher, 'short'), teacher, 'direct_short')
+        rows = rewrite(rewrite(taught, teacher, 'short'), teacher, 'direct_short')
+    return [r | dict(critique_grade='right', retry=r['refinement'], retry_grade='right', flagged=r['draft']) for r in rows]
 
 
 def made(view, traces):
     "Pairs of a view; for one of the student's own refinements, as if it had been the teacher"
-    return build([r | dict(teacher=r['student']) for r in traces] if METHODS[view].own else traces, view).rows
+    return build([r | dict(teacher=r['student']) for r in traces] if METHODS[view].own else traces, replace(METHODS[view], right_share=None)).rows
 
 
 def learnt(tokenizer, ids, mask): return tokenizer.decode([i for i, m in zip(ids, mask) if m], clean_up_tokenization_spaces=False)
@@ -96,7 +98,7 @@ def test_markers_in_texts_stay_text(view, family, traces):
     _, bos, end, special, plain = FAMILIES[name]
     markers = [t for t in (bos, end, *special) if t]
     odd = '\n'.join(['', *markers, *plain]) + ' Or 5?'
-    forged = [r | {c: f'It is \\boxed{{4}}. {odd} {i}' for c in ('prompt', 'solution', 'direct', 'draft', 'critique', 'refinement')}
+    forged = [r | {c: f'It is \\boxed{{4}}. {odd} {i}' for c in ('prompt', 'solution', 'direct', 'draft', 'critique', 'refinement', 'retry')}
                 | {c: f'{odd} {i}' for c in ('short', 'direct_short')} for i, r in enumerate(traces)]
     for honest, pair in zip(made(view, traces), made(view, forged), strict=True):
         (sound, _), (ids, mask) = render(tokenizer, honest), render(tokenizer, pair)

@@ -123,40 +123,48 @@
     catch (error) { return null; }   // a model's TeX is often broken: its text is shown as it is
     return box;
   }
-  function marked(target, s) {   // text, with the words one searches for marked
-    if (!state.words.length) { target.append(s); return; }
-    const low = s.toLowerCase();
-    if (low.length !== s.length) { target.append(s); return; }   // a letter whose small form is longer: positions would be off
+  function hits(s) {   // where the words stand that one searches for: [from, to] each, in order
+    const low = s.toLowerCase(), all = [];
+    if (!state.words.length || low.length !== s.length) return all;   // a letter whose small form is longer: positions would be off
     for (let i = 0; i < s.length;) {
-      const hits = state.words.map(w => [low.indexOf(w, i), w.length]).filter(h => h[0] >= 0).sort((a, b) => a[0] - b[0]);
-      if (!hits.length) { target.append(s.slice(i)); return; }
-      const [at, length] = hits[0];
-      target.append(s.slice(i, at), make('mark', '', s.slice(at, at + length)));
-      i = at + length;
+      const next = state.words.map(w => [low.indexOf(w, i), w.length]).filter(h => h[0] >= 0).sort((a, b) => a[0] - b[0])[0];
+      if (!next) break;
+      all.push([next[0], i = next[0] + next[1]]);
     }
+    return all;
   }
-  function write(target, s) {   // text and maths
+  function marked(target, s, from, to, wanted) {   // a part of a text, with the parts of hits that lie in it marked
+    for (const [start, end] of wanted.filter(h => h[1] > from && h[0] < to)) {
+      const until = Math.min(end, to);
+      target.append(s.slice(from, Math.max(start, from)), make('mark', '', s.slice(Math.max(start, from), until)));
+      from = until;
+    }
+    target.append(s.slice(from, to));
+  }
+  function write(target, s, from = 0, to = s.length, wanted = hits(s)) {   // a part of a text, and its maths
+    const part = s.slice(from, to);
     let done = 0, m;
     OPEN.lastIndex = 0;
-    while ((m = OPEN.exec(s))) {
-      const end = closing(s, m.index, m[0]), drawn = end > 0 ? formula(s.slice(m.index, end), m[0].slice(0, 6)) : null;
+    while ((m = OPEN.exec(part))) {
+      const end = closing(part, m.index, m[0]), drawn = end > 0 ? formula(part.slice(m.index, end), m[0].slice(0, 6)) : null;
       if (!drawn) continue;
-      marked(target, s.slice(done, m.index)); target.append(drawn);
+      marked(target, s, from + done, from + m.index, wanted); target.append(drawn);
       done = OPEN.lastIndex = end;
     }
-    marked(target, s.slice(done));
+    marked(target, s, from + done, to, wanted);
     return target;
   }
-  function pieces(s, spans) {   // the text between the ends of spans: [text, the spans that hold it]
+  function pieces(s, spans) {   // what lies between the ends of spans: [from, to, the spans that hold it]
     const cuts = [...new Set([0, s.length, ...spans.flatMap(([from, to]) => [from, to])])].filter(c => c <= s.length).sort((x, y) => x - y);
-    return cuts.slice(1).map((end, i) => [s.slice(cuts[i], end), spans.filter(([from, to]) => from <= cuts[i] && end <= to)]);
+    return cuts.slice(1).map((end, i) => [cuts[i], end, spans.filter(([from, to]) => from <= cuts[i] && end <= to)]);
   }
   function prose(s, cls = 'prose', spans = []) {   // a span is [from, to, name of a quotation]
     const box = make('div', cls);
     if (!s) return add(box, make('em', 'none', 'nothing was written'));
-    for (const [piece, own] of pieces(s.slice(0, SHOWN), spans)) {
-      if (!own.length) { write(box, piece); continue; }
-      const part = write(make('span', 'quote'), piece);
+    const shown = s.slice(0, SHOWN), wanted = hits(shown);   // a hit may reach from one span into the next
+    for (const [from, to, own] of pieces(shown, spans)) {
+      if (!own.length) { write(box, shown, from, to, wanted); continue; }
+      const part = write(make('span', 'quote'), shown, from, to, wanted);
       part.dataset.quotes = [...new Set(own.map(o => o[2]))].join(' ');
       box.append(part);
     }
