@@ -72,7 +72,7 @@ def expect(locator):
 
 def search(page, words: str):
     page.fill('#search', words)
-    page.wait_for_timeout(250)   # it waits for the end of a word
+    expect(page.locator('#example')).to_have_attribute('aria-busy', 'false')   # it waits for the end of a word
 
 
 @pytest.fixture(scope='module')
@@ -134,6 +134,8 @@ def test_the_address_holds_the_whole_view(opened, html, found):
     assert [other.input_value(s) for s in ('#a', '#b', '#set', '#grader')] == ['base', 'cgd', 'test', 'flexible']
     search(other, 'years old')
     assert 'q=years+old' in other.url
+    search(other, 'zebra')
+    assert 'q=zebra' in other.url and 'id=' not in other.url   # nothing fits, and the address says so
     assert opened(html, '#tab=no&a=%ZZ&id=zz').is_visible('#tab-result')      # an address of somebody else
 
 

@@ -413,10 +413,12 @@
     if (chosen().name === 'flips') found = [...found.filter(n => sides(n) > 0), ...found.filter(n => sides(n) <= 0)];
     compare(examples.filter(of_kind));
     $('changes').setAttribute('aria-pressed', changes_on());
-    const listed = table.replaceData(found.map(row_of)).then(place_of);
-    if (!found.length) { state.current = -1; $('example').replaceChildren(make('p', 'quiet', 'No example fits. Take out a word, or choose another filter.')); place_of(); show_label(); }
-    else if (found.includes(state.current)) show(state.current, state.tab === 'compare');
-    else show(found[0], state.tab === 'compare');
+    const listed = table.replaceData(found.map(row_of)).then(place_of), picked = state.tab === 'compare';
+    if (found.length) return Promise.all([listed, show(found.includes(state.current) ? state.current : found[0], picked)]);
+    state.current = -1;
+    $('example').replaceChildren(make('p', 'quiet', 'No example fits. Take out a word, or choose another filter.'));
+    if (picked) remember();
+    place_of(); show_label();
     return listed;
   }
   for (const name of ['a', 'b']) $(name).onchange = event => { choose($('a').value, $('b').value, name); refresh(); };
@@ -425,7 +427,10 @@
   $('changes').onclick = () => { state.changes = !changes_on(); $('changes').setAttribute('aria-pressed', state.changes); if (state.current >= 0) show(state.current); };
   const words_of = s => (s.toLowerCase().match(/"[^"]+"|\S+/g) ?? []).map(w => w.replace(/^"|"$/g, '')).filter(w => w);
   let waiting;
-  $('search').oninput = () => { clearTimeout(waiting); waiting = setTimeout(async () => { await load_all(); state.words = words_of($('search').value); refresh(); }, 150); };
+  $('search').oninput = () => {   // read at the end of a word
+    clearTimeout(waiting); $('example').ariaBusy = true;
+    const mine = waiting = setTimeout(async () => { await load_all(); state.words = words_of($('search').value); await refresh(); if (waiting === mine) $('example').ariaBusy = false; }, 150);
+  };
   $('previous').onclick = () => step(-1); $('next').onclick = () => step(1);
 
   // ---- labels
