@@ -3,7 +3,7 @@
     python benchmarks/grpo.py [--model smollm2] [--turns 3] [--updates 1] [--old ../cgd-of-before] [--out data/results/grpo.csv]
     python benchmarks/grpo.py --tiny     # a smoke test with a random two-layer model: the numbers mean nothing
 
-Each arm is a training in a process of its own, of the same problems: 8 of them with 4 completions each, of 128 tokens to the last (no end is taken
+Each arm is a training in a process of its own, of the same problems: 8 of them with 8 completions each, of 128 tokens to the last (no end is taken
 before), learnt 8 at a time. The first update warms up with 8 tokens and is not counted. The arms take turns, every other turn backwards. An update
 is split into `generate` (with vLLM, `exchange` is the part of it in which the weights are handed over), `score` (the grader) and `learn` (the rest:
 forward, backward, optimiser). `--old` is another checkout of cgd with its own .venv, whose `train_rival` is an arm, too; ratios are over it, or else
@@ -69,11 +69,11 @@ def run_arm(arm: str, base: str, tokens: int, updates: int, seed: int, out: str)
     rows = []
     watch(tokens, rows)
     if arm == 'transformers': rivals.vllm_fault = lambda: 'the benchmark asks for transformers'
-    cfg = rivals.RLConfig(steps=1 + updates, prompts=8, n=4, max_new_tokens=tokens, save_steps=10**6, seed=seed, max_cut_share=1.)
+    cfg = rivals.RLConfig(steps=1 + updates, prompts=8, n=8, max_new_tokens=tokens, save_steps=10**6, seed=seed, max_cut_share=1.)
     with tempfile.TemporaryDirectory() as folder: record = rivals.fit_rival('grpo', load_problems('train', 64).rows, cfg, base, Path(folder)/arm)
     found = [dict(arm=arm, turn=seed, dtype=record['dtype'], peak_gib=record['peak_gib'], written_by=record.get('written_by', 'transformers'), reward=reward) | row
              for row, reward in zip(rows[1:], record['rewards'][1:], strict=True)]
-    assert record['target_tokens'] == 32*(8 + updates*tokens), record['target_tokens']
+    assert record['target_tokens'] == 64*(8 + updates*tokens), record['target_tokens']
     Path(out).write_text(json.dumps(found))
 
 
@@ -112,7 +112,7 @@ def report(rows: list[dict], arms: list[str]):
     frame = pd.DataFrame(rows)
     for part in PARTS: frame[part] = frame[part].fillna(0.) if part in frame else 0.
     by = {arm: frame[frame.arm == arm] for arm in arms}
-    print(f'\n32 completions, in {rows[0]["dtype"]}; seconds of an update, n = {len(by[arms[0]])} each')
+    print(f'\n64 completions, in {rows[0]["dtype"]}; seconds of an update, n = {len(by[arms[0]])} each')
     print(pd.DataFrame({arm: {p: spread(list(some[p])) for p in PARTS} | {'peak GiB': f'{some.peak_gib.median():.2f}'} for arm, some in by.items()}).to_string())
     against = next((a for a in ('old', 'transformers') if a in by), arms[0])
     for arm in arms:

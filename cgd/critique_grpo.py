@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from .leaks import states_answer
 from .models import chat_ids
-from .rivals import Asked, RLConfig, _abstaining, pay_right
+from .rivals import Asked, RLConfig, _grpo_kind, pay_right
 from .teacher import critique
 from .trainer import on_these_devices
 from .views import make_pair
@@ -156,6 +156,6 @@ def critique_grpo_trainer(
     **parts          # model, train_dataset, reward_funcs, processing_class, callbacks, peft_config
 ):                   # TRL's trainer
     "GRPO whose student refines where all tries of a problem fail"
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOConfig
     how = GRPOConfig(beta=cfg.beta, loss_type='dr_grpo', scale_rewards='none', **arguments)
-    return _refining(_abstaining(GRPOTrainer), rows, cfg, asked, room)(args=on_these_devices(how), **parts)
+    return _refining(_grpo_kind(), rows, cfg, asked, room)(args=on_these_devices(how), **parts)

@@ -26,6 +26,7 @@ from .progress import say, show_progress
 from .models import DATED, chat_ids, end_of_turn, find_model, fingerprint, load_tokenizer, model_context
 from .generate import Engine, EngineConfig
 from .store import Store, sessions
+from .batches import attends_apart, lay_tries, register_attention
 from .engines import choose_engine, engine_env, exchange_weights, open_engine, vllm_fault
 from .grade import GRADERS, grade_many
 from .teacher import open_teacher
@@ -261,6 +262,39 @@ class Asked:
         "The student as it was"
         return self._opened.enter_context(open_engine(f'{choose_engine(self._student)}:{self._student}'))
 
+# %% ../nbs/34_rivals.ipynb #reading-once
+def _reading_once(kind:type) -> type: # of TRL's trainers that learn groups of tries
+    "A trainer that reads a problem once for all its tries, where vLLM writes and attention runs text by text"
+    class ReadingOnce(kind):
+        def __init__(self, *args, **named):
+            super().__init__(*args, **named)
+            where = self.model.config._name_or_path
+            self._once = not (self.aux_loss_enabled or vllm_fault()) and attends_apart(where)
+            for model in (self.model, self.ref_model):
+                if self._once and model is not None: model.set_attn_implementation(register_attention())
+
+        def _prepare_inputs(self, batch):
+            if not self._once: return super()._prepare_inputs(batch)
+            with patch(f'{kind.__module__}.shuffle_sequence_dict', lambda rows: rows):
+                return super()._prepare_inputs(batch)
+
+        def _get_per_token_logps_and_entropies(self, model, ids, seen, size, *rest, **more):
+            if not self._once: return super()._get_per_token_logps_and_entropies(model, ids, seen, size, *rest, **more)
+            import torch
+            alike = torch.unique_consecutive(ids[:, :-size], dim=0, return_counts=True)[1].tolist()
+            with self.accelerator.autocast():
+                found = [_read_once(model, *rows, size) for rows in zip(ids.split(alike), seen.split(alike))]
+            return *(None if parts[0] is None else torch.cat(parts) for parts in zip(*found)), None
+    return ReadingOnce
+
+def _read_once(model, ids, seen, size:int) -> list: # of tries of one problem; an entropy of None stays None
+    "Log-probabilities and entropies of each answer's tokens, 0 where nothing is learnt; (rows, size)"
+    batch, place = lay_tries(ids, seen, size), seen[:, -size:].bool()
+    out = model(**batch, use_cache=False, fused_lm_head=True)
+    learnt = batch['labels'][:, 1:] != -100
+    def placed(x): return x if x is None else x.new_zeros(place.shape).masked_scatter(place, x[learnt])
+    return [placed(out.log_probs), placed(out.entropy)]
+
 # %% ../nbs/34_rivals.ipynb #grpo-trainer
 def _abstaining(kind:type) -> type: # of TRL's trainers that have rewards
     "A trainer for which a completion that one reward abstains from has none"
@@ -270,15 +304,19 @@ def _abstaining(kind:type) -> type: # of TRL's trainers that have rewards
         return rewards
     return type(kind.__name__, (kind,), dict(_calculate_rewards=calculate))
 
+def _grpo_kind() -> type: # TRL's trainer, as methods here build on it
+    from trl import GRPOTrainer
+    return _abstaining(_reading_once(GRPOTrainer))
+
 def grpo_trainer(
     cfg:RLConfig,   # the recipe
     arguments:dict, # TRL's settings: how completions are drawn and paid, how weights are changed, what is saved
     **parts         # model, train_dataset, reward_funcs, processing_class, callbacks, peft_config
 ):                  # TRL's trainer
     "Completions that are paid better than the others of their problem become likelier"
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOConfig
     settings = on_these_devices(GRPOConfig(beta=cfg.beta, **arguments))
-    return _abstaining(GRPOTrainer)(args=settings, **parts)
+    return _grpo_kind()(args=settings, **parts)
 
 # %% ../nbs/34_rivals.ipynb #sdft-trainer
 def sdft_trainer(

@@ -17,7 +17,8 @@ from cgd.store import SampleConfig, Store, sessions
 from cgd.models import find_model, fingerprint, model_shape
 from cgd.plan import RunConfig
 from cgd.pipeline import run
-from cgd.rivals import RLConfig, fit_rival
+from cgd.methods import METHODS
+from cgd.rivals import RLConfig, _draw, _rival_trainer, fit_rival
 from cgd.recipe import TrainConfig
 from cgd.train import fit
 from cgd.merge import merge_student
@@ -107,6 +108,38 @@ def test_vllm_writes_with_the_newest_weights(student):
     del out
     gc.collect()
     assert held() is None
+
+
+@pytest.mark.parametrize('name, changes', [('grpo', {}), ('grpo', dict(tuning='full', beta=.1)), ('trice', dict(tuning='full'))])
+def test_a_problem_is_read_once_for_its_tries(name, changes, student, tmp_path, monkeypatch):
+    "Loss and gradient are TRL's, which reads it again for each try; an update is divided as it was written, where TRL would shuffle it"
+    import torch
+    cfg, read = CFG.model_copy(update=changes | dict(n=4, device_batch_size=4, rewards=dict(right=1.))), {}
+    prompts, answers = torch.tensor([[0, 0, 5, 6, 7]]*4 + [[8, 9, 5, 6, 7]]*2), torch.randint(10, 90, (6, 5), generator=torch.Generator().manual_seed(0))
+    seen = torch.arange(5) < torch.tensor([5, 3, 1, 0, 4, 2])[:, None]   # 0: TRL can leave out what was cut off
+    inputs = dict(prompt_ids=prompts, prompt_mask=(prompts > 0).long(), completion_ids=answers*seen, completion_mask=seen.long(), num_items_in_batch=torch.tensor(15.),
+                  advantages=torch.linspace(-1, 1, 6), ref_per_token_logps=torch.full((6, 5), -4.))
+
+    def learnt(fault):
+        monkeypatch.setattr(cgd.rivals, 'vllm_fault', lambda: fault)
+        method, rows = METHODS[name], [t | dict(memory=[]) for t in TRACES]
+        tokenizer, drawn, _ = _draw(method, rows, cfg, student, 'auto')
+        trainer = _rival_trainer(method, tokenizer, drawn, cfg, student, tmp_path/'checkpoints', 'x', None, 0)
+        for n, p in trainer.model.named_parameters():
+            if 'lora_B' in n: torch.nn.init.normal_(p, generator=torch.Generator().manual_seed(1))
+        trainer.model.eval()
+        trainer.model.get_input_embeddings().register_forward_pre_hook(lambda _, given: read.update({fault: read.get(fault, 0) + given[0].numel()}))
+        loss = trainer._compute_loss(trainer.model, inputs)
+        loss.backward()
+        trainer.model.train()
+        trainer._generate_and_score_completions = lambda _: dict(at=torch.arange(8))
+        order = []
+        for trainer._step in range(2): order += trainer._prepare_inputs(None)['at'].tolist()
+        return order, [loss, *(p.grad for p in trainer.model.parameters() if p.grad is not None)]
+    (order, ours), (_, theirs) = learnt(''), learnt('it is not asked here')
+    assert order == [*range(8)] and len(ours) > 5 and any(g.abs().max() > 1e-3 for g in ours)
+    for a, b in zip(ours, theirs, strict=True): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert read == {'': (2 + 4 + 9) + (4 + 2 + 6), 'it is not asked here': 60}   # what a prompt begins with, and each answer with the token before it
 
 
 def test_transformers_writes_where_vllm_does_not_run(student, tmp_path, monkeypatch, capsys):
