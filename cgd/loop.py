@@ -171,7 +171,8 @@ def turned(
     "What was put right and what was broken: as shares of all, and of what was wrong or right before"
     place = lambda r: (r['id'], r.get('sample', 0))
     old = {place(r): r[grader] == 'right' for r in before}
-    if old.keys() != {*map(place, after)}: raise CgdError('turned: not the same answers before and after')
+    if old.keys() != {*map(place, after)}:
+        raise CgdError('turned: not the same problems and samples before and after; give the records of one test')
     rows = [dict(problem_id=r['id'], was=old[place(r)], now=r[grader] == 'right') for r in after]
     measures = dict(wrong_to_right=lambda r: not r['was'] and r['now'],
                     right_to_wrong=lambda r: r['was'] and not r['now'],

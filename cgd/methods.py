@@ -300,6 +300,7 @@ METHODS |= {m.name: m for m in (
 )}
 
 # %% ../nbs/24_methods.ipynb #registry-rivals
+_STEADY = 'cgd.feedback:check_feedback'   # rewards that never abstain
 METHODS |= {m.name: m for m in (
     Method('grpo', 'GRPO, rewarded by the grader',
            'Writes several answers to a problem; those that the grader likes better than the others become likelier.',
@@ -312,12 +313,12 @@ METHODS |= {m.name: m for m in (
     Method('sdpo', 'SDPO (right answer or critique for its teacher)', 'Answers the problem alone, and learns from '
            'itself with another answer of its own that is right in view, or else the draft and its critique; the '
            'teacher is the student as it is now, not its average.', 'after SDPO, arXiv 2601.20802', '#6b6e00', '$P$',
-           'SDPO', trainer='cgd.feedback:sdpo_trainer', rewards=dict(right=1.), teacher_reads=_BOTH,
+           'SDPO', trainer='cgd.feedback:sdpo_trainer', rewards=dict(right=1.), check=_STEADY, teacher_reads=_BOTH,
            teacher_rereads=True, requires=('reference',)),
     Method('sd_zero', 'own answer, revised by its teacher', 'Answers the problem alone, and learns from the student '
            'it began as, which sees that answer and whether it is right. The second phase of the paper, without the '
            'training in revision before it; the wording is ours.', 'after SD-Zero, arXiv 2604.12002', '#ef6c5a', '$Z$',
-           trainer='cgd.feedback:sd_zero_trainer', rewards=dict(right=1.), teacher_rereads=True,
+           trainer='cgd.feedback:sd_zero_trainer', rewards=dict(right=1.), check=_STEADY, teacher_rereads=True,
            requires=('reference',)),
     Method('critique_grpo', 'Critique-GRPO (refines where all tries fail)', 'GRPO; where all tries of a problem fail, '
            'the student refines them by a critique, and one refinement joins the group as an answer to the problem '

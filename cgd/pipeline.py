@@ -30,7 +30,7 @@ from .store import Store, merge_stores
 from .engines import _rank, choose_engine
 from .models import find_model, load_tokenizer
 from .masks import equal_budget, length_audit, lengths
-from .methods import MAIN, Training
+from .methods import MAIN, Method, Training, ViewConfig, change_rows, set_context
 from .given import direct_rest, given_drafts, review_rest
 from .plan import Plan, RunConfig, check_same_run, compared_texts, eval_config, open_spread, plan
 from .probe import (
@@ -359,7 +359,7 @@ def retry_stage(
 class _Lessons:
     "What the trainings of a run learn from"
     pairs:dict[str, Pairs]    # by training; trainings whose pairs coincide are kept once
-    rows:list[dict]           # traces, for trainings that learn from their own completions
+    rows:dict[str, list[dict]] # of each method that learns from its own completions
     held_out:dict[str, Pairs] # pairs of the validation set, by training
 
 # %% ../nbs/47_pipeline.ipynb #same-rows-step
@@ -373,17 +373,24 @@ def _same_rows(views:list[Pairs]) -> list[Pairs]: # each with the traces that al
     return list(map(shared, views))
 
 # %% ../nbs/47_pipeline.ipynb #same-rows
-def _usable_by_all(plan:Plan, traces:list[dict]) -> tuple[list[Pairs], list[dict]]:
-    "The pairs of each method that has some, and the traces that they are of; raises CgdError if there are none"
+def _usable_by_all(plan:Plan, traces:list[dict]) -> tuple[list[Pairs], dict[str, list[dict]]]:
+    "The pairs of each method that has some, and the rows of each that rolls out; raises CgdError if there are none"
     cfg, pairs = plan.cfg, [m for m in plan.pair_methods]
-    rolling = [m for t in plan.trainings.values() if t.on_policy for m in t.methods if m.columns]
+    rolling = [set_context(m, cfg.rl.context) for t in plan.trainings.values() if t.on_policy for m in t.methods]
+    usable = {m.name: filter_rows(traces, m, cfg.views) if m.columns else (traces, {}) for m in rolling}
     views = _same_rows([*(build(traces, m, cfg.views) for m in pairs),
-                        *(Pairs(m.name, *filter_rows(traces, m, cfg.views)) for m in rolling)])
+                        *(Pairs(m.name, *usable[m.name]) for m in rolling if m.columns)])
     ids = {r['row_id'] for r in views[0].rows} if views else {t['row_id'] for t in traces}
     if not pairs and not ids:
         raise CgdError(f'methods: no trace that {", ".join(cfg.methods)} can learn from, left out: {views[0].dropped}; '
                        'loosen the filters of `views`')
-    return views[:len(pairs)], [t for t in traces if t['row_id'] in ids]
+    return views[:len(pairs)], {m.name: _rolled_out(m, usable[m.name][0], ids, cfg.views) for m in rolling}
+
+def _rolled_out(m:Method, usable:list[dict], ids:set[str], cfg:ViewConfig) -> list[dict]: # ids: of rows that all have
+    "What a method that rolls out reads: made of all that it can use, then the rows, or problems, that all methods have"
+    changed, common = change_rows(m, usable, cfg), {r['problem_id'] for r in usable if r['row_id'] in ids}
+    if len(changed) == len(usable): return [r for r in changed if r['row_id'] in ids]
+    return [r for r in changed if r['problem_id'] in common]   # some make one row of all that a problem has
 
 # %% ../nbs/47_pipeline.ipynb #held-out
 def _split_traces(plan:Plan, traces:list[dict]) -> tuple[list[dict], list[dict]]: # trained on; held out
@@ -512,8 +519,8 @@ def _train_one(plan:Plan, t:Training, lessons:_Lessons):
     made, start = _made(out), _base_of(plan, t)
     if t.on_policy:
         teacher = plan.judge and (plan.judge.spec, plan.judge.settings, plan.judge.options)
-        train_rival(t.methods[0], lessons.rows, cfg.rl, start, out, thinking=thinking, teacher=teacher,
-                    student=cfg.student, views=cfg.views)
+        train_rival(t.methods[0], lessons.rows[t.methods[0].name], cfg.rl, start, out, thinking=thinking,
+                    teacher=teacher, student=(cfg.student, cfg.engine.model_dump()), views=None)
     else:
         train(lessons.pairs[t.name], plan.recipe(t), start, out, validation=lessons.held_out.get(t.name),
               thinking=thinking)

@@ -417,8 +417,12 @@ def _judged(plan:Plan):
         raise CgdError(f'judge: no method of this run asks for one; take {" or ".join(asking)}, or leave judge out')
 
 def _opinions(plan:Plan):
-    "a reward that is an opinion, and the oracle teacher, which has none"
-    for m in _asking(plan): check_asked(m, plan.cfg.rl, plan.judge.spec)
+    "an opinion of the oracle teacher, which has none, or a critique of another problem where there is none"
+    for m in _asking(plan):
+        check_asked(m, plan.cfg.rl, plan.judge.spec)
+        if m.asks and (plan.judge.spec, plan.cfg.teach.detail) == ('oracle', 'irrelevant'):
+            raise CgdError(f'teach.detail: {m.name} may have one problem alone reviewed, and none to take another '
+                           'critique from; take withheld, exact or vague')
 
 def _scored(plan:Plan):
     "a student behind an endpoint that is to say how sure it is of a text"
@@ -444,6 +448,19 @@ def _detected(plan:Plan):
     if names and not plan.cfg.teach.detect:
         raise CgdError(f'methods: {names[0]} learns from drafts whose wrong sentences were flagged; set teach.detect')
     if plan.cfg.teach.detect and blind: raise CgdError(f'teach.detect: {blind[0]} cannot; take another teacher')
+
+# %% ../nbs/44_plan.ipynb #check-votes
+def _voted(plan:Plan):
+    "votes of a teacher that knows the gold answer, or of one answer a problem"
+    voting = [m.name for t in plan.trainings.values() for m in t.methods if str(m.change).startswith('cgd.vote:')]
+    if not voting or plan.cfg.traces: return
+    if 'oracle' in [t.spec for t in plan.teachers]:
+        raise CgdError(f'methods: {voting[0]} is for problems without a gold answer, and the oracle teacher reads it; '
+                       'take teacher: expert, or a language model')
+    alone, teach = len(plan.teachers) == 1 or plan.cfg.teacher_share != 'all', plan.cfg.teach
+    if alone and (plan.cfg.draft.n == 1 or not teach.temperature):
+        raise CgdError(f'methods: {voting[0]} counts several answers of a teacher to a problem; set draft.n, e.g. 4, '
+                       'and teach.temperature, e.g. 0.7; or take several teachers with teacher_share: all')
 
 # %% ../nbs/44_plan.ipynb #check-student
 def _engines(plan:Plan):
@@ -562,9 +579,9 @@ def _recipes(plan:Plan):
         except CgdError as e: raise CgdError(f'{t.settings}: {e}') from None
 
 # %% ../nbs/44_plan.ipynb #plan
-CHECKS = (_methods, _budget, _names_once, _named_apart, _teachers, _taught_by_itself, _compared, _detected, _judged,
-          _opinions, _scored, _shared_out, _settings_heeded, _engines, _thinking, _columns, _known_kinds, _given,
-          _validation, _graded_how, _tests_apart, _recipes)
+CHECKS = (_methods, _budget, _names_once, _named_apart, _teachers, _taught_by_itself, _compared, _detected, _voted,
+          _judged, _opinions, _scored, _shared_out, _settings_heeded, _engines, _thinking, _columns, _known_kinds,
+          _given, _validation, _graded_how, _tests_apart, _recipes)
 
 def plan(
     cfg:RunConfig,    # the run

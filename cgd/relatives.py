@@ -68,10 +68,11 @@ _NUMBERED = re.compile(r'^[\W_]*(?:step\s*)?\d{1,2}[.):][*_]*\s+', re.I)
 
 def split_steps(
     text:str # a worked answer
-) -> tuple[list[str], str]: # its lines before the last, without their numbers; its last line
-    "The steps of a worked answer, and what it ends in"
+) -> tuple[list[str], str]: # its lines without their numbers; its end
+    "The steps of a worked answer, and what it ends in: from its last box on, or its last line if there is no box"
     lines = [line.strip() for line in text.split('\n') if line.strip()]
-    return [_NUMBERED.sub('', line) for line in lines[:-1]], lines[-1] if lines else ''
+    end = max((i for i, line in enumerate(lines) if r'\boxed{' in line), default=len(lines) - 1)
+    return [_NUMBERED.sub('', line) for line in lines[:max(end, 0)]], '\n'.join(lines[max(end, 0):])
 
 # %% ../nbs/56_relatives.ipynb #shuffle-steps
 def _show_steps(text:str, draw:random.Random, hidden:float, shuffle:bool) -> str: # '' if there is only one

@@ -213,7 +213,7 @@ def mask_steps(
     rows:list[dict], # traces with direct answers
     cfg:ViewConfig   # its seed and the row's id draw
 ) -> list[dict]:     # the same rows, with steps
-    "Add the steps of the teacher's answer, in order, half of them hidden"
+    "Add the steps of the teacher's answer, in order, three or half of them hidden and one shown"
     draws = [random.Random(derive_seed(cfg.seed, 'hidden', r['row_id'])) for r in rows]
     return [r | dict(steps=_hide(split_steps(r['direct'])[0], draw)) for r, draw in zip(rows, draws)]
 
@@ -227,5 +227,5 @@ def find_no_chain(
         raise CgdError('traces have no column `direct_grade`; run the stage that makes it first')
     def fault(row):
         if row['direct_grade'] != 'right': return f'direct not {"right" if row["direct_grade"] else "graded"}'
-        return None if split_steps(row['direct'] or '')[0] else 'direct has no steps'
+        return None if read_form(row['direct'] or '')[0] else 'direct has no steps, or no box after them'
     return list(map(fault, rows))

@@ -30,7 +30,7 @@ from .batches import attends_apart, lay_tries, register_attention
 from .engines import choose_engine, engine_env, exchange_weights, open_engine, vllm_fault
 from .grade import GRADERS, grade_many
 from .teacher import open_teacher
-from .methods import ASK, CONTEXTS, METHODS, Method, ViewConfig, change_rows, set_context
+from .methods import ASK, CONTEXTS, METHODS, Method, ViewConfig, change_rows, find_faults, set_context
 from .verdict import fence
 from .recipe import TrainConfig, devices, training_dtype
 from .trainer import (
@@ -125,6 +125,10 @@ REWARDS = dict(
 def _by_model(folder:str, *given) -> list: # given: as for every reward
     return resolve_name('cgd.vote:pay_by_model')(folder, *given)
 
+def _judges(cfg:RLConfig) -> dict[str, str]: # reward -> folder
+    "The reward models that a recipe names"
+    return {name: name.removeprefix('model:') for name in cfg.rewards or () if name.startswith('model:')}
+
 # %% ../nbs/34_rivals.ipynb #find-reward
 def find_reward(
     name:str # in REWARDS, 'model:FOLDER' of a reward model, or 'module:function'
@@ -132,7 +136,9 @@ def find_reward(
     "A reward by its name; raises CgdError for one that does not exist"
     if name in REWARDS: return REWARDS[name]
     kind, _, folder = name.partition(':')
-    if kind == 'model' and folder: return Reward('What a reward model says.', partial(_by_model, folder))
+    if kind == 'model' and folder:
+        resolve_name('cgd.vote:judge_base')(folder)   # raises CgdError for a folder that is none
+        return Reward('What a reward model says.', partial(_by_model, folder))
     try: return Reward('One of your own.', resolve_name(name if ':' in name else f':{name}'))
     except (ImportError, AttributeError, ValueError):
         known = ', '.join(REWARDS)
@@ -141,8 +147,10 @@ def find_reward(
 
 # %% ../nbs/34_rivals.ipynb #heeded
 def _heeded(method:Method, cfg:RLConfig) -> RLConfig:
-    "The recipe with the rewards that a method is paid by; none if it is not paid"
-    return cfg.model_copy(update=dict(rewards=method.rewards and (cfg.rewards or method.rewards) or None))
+    "The recipe with the rewards that a method is paid by, and the distance that it keeps; none where it does not"
+    distils = method.teacher_reads or method.teacher_rereads
+    return cfg.model_copy(update=dict(rewards=method.rewards and (cfg.rewards or method.rewards) or None,
+                                      beta=0. if distils else cfg.beta))
 
 def asked_by(
     method:Method, # that learns from its own completions
@@ -241,7 +249,7 @@ def _in_order(rows:list[dict], cfg:RLConfig) -> list[dict]: # steps x prompts ro
 class Asked:
     "The frozen models that a training asks; each is opened when it is first asked, and all by a `with` block closed"
     def __init__(self,
-        student:str,             # folder of the student as it was
+        student:tuple,           # of the student as it was: its folder, and options of its engine
         file:str|Path,           # where their texts are kept
         teacher:tuple|None=None  # how `open_teacher` takes it: its name, its settings, options of its engine
     ):
@@ -260,7 +268,8 @@ class Asked:
     @cached_property
     def student(self) -> Engine:
         "The student as it was"
-        return self._opened.enter_context(open_engine(f'{choose_engine(self._student)}:{self._student}'))
+        folder, options = self._student
+        return self._opened.enter_context(open_engine(f'{choose_engine(folder)}:{folder}', **options))
 
 # %% ../nbs/34_rivals.ipynb #reading-once
 def _reading_once(kind:type) -> type: # of TRL's trainers that learn groups of tries
@@ -298,11 +307,17 @@ def _read_once(model, ids, seen, size:int) -> list: # of tries of one problem; a
 # %% ../nbs/34_rivals.ipynb #grpo-trainer
 def _abstaining(kind:type) -> type: # of TRL's trainers that have rewards
     "A trainer for which a completion that one reward abstains from has none"
-    def calculate(self, *args):
-        rewards = kind._calculate_rewards(self, *args)   # TRL 1.15 takes nan for 0 where another reward speaks
-        rewards[rewards.isnan().any(1)] = float('nan')
-        return rewards
-    return type(kind.__name__, (kind,), dict(_calculate_rewards=calculate))
+    class Abstaining(kind):
+        def _calculate_rewards(self, *args):
+            rewards = super()._calculate_rewards(*args)   # TRL 1.15 takes nan for 0 where another reward speaks
+            rewards[rewards.isnan().any(1)] = float('nan')
+            return rewards
+
+        def _generate_and_score_completions(self, inputs):
+            batch = super()._generate_and_score_completions(inputs)
+            self._metrics['train']['idle'].append(float(not batch['advantages'].any()))
+            return batch
+    return Abstaining
 
 def _grpo_kind() -> type: # TRL's trainer, as methods here build on it
     from trl import GRPOTrainer
@@ -446,8 +461,7 @@ class _Rollouts(Watch):
         entry.update({k: before[0][k] + n for k, n in now.items()})
         paid, taught = (logs.get(f'self_distillation/{k}') for k in ('reward_mean', 'reprompt_sample_fraction'))
         if paid is not None: entry['reward'] = paid   # SDPO's name for it
-        unpaid = 'reward' in entry and entry['reward'] is None   # all rewards abstained
-        entry['idle'] = int(unpaid or logs.get('frac_reward_zero_std') == 1 or taught == 0)
+        entry['idle'] = int(logs.get('idle', 0) == 1 or taught == 0)
         self.theirs = 0
         super().on_log(args, state, control, logs, **kw)
 
@@ -474,6 +488,13 @@ def _learning_record(trainer) -> dict:
                 remembered_tokens=last['remembered_tokens'], teacher_tokens=last['teacher_tokens'],
                 seconds=last['seconds'], last_loss=last['loss'], idle_steps=sum(h['idle'] for h in logged),
                 rewards=[h['reward'] for h in logged if 'reward' in h], **counts)
+
+def _judged(trainer, cfg:RLConfig) -> list[dict]: # like `_beside`
+    "What reward models read"
+    logged = [h for h in trainer.state.log_history if 'loss' in h]
+    return [dict(stage='train', model=Path(folder).name, seconds=0., completion_tokens=0,
+                 **{k: round(sum(h[f'{name}/{k}'] for h in logged)) for k in _counted(logged[-1], name)})
+            for name, folder in _judges(cfg).items()]
 
 def _beside(trainer, name:str) -> list[dict]: # name: of the student; like a store's sessions
     "What the student read and wrote beside the groups it learnt from, if its trainer counts that"
@@ -531,6 +552,9 @@ def _paying(name:str, rows:list[dict], cfg:RLConfig, asked:Asked|None, end:int) 
     pay = find_reward(name).pay
     pay = resolve_name(pay) if isinstance(pay, str) else pay
     def reward(completions:list, at:list, completion_ids:list, **rest) -> list:
+        if name in _judges(cfg):   # it reads those that ended
+            read = [rows[i]['read'] + len(ids) for i, ids in zip(at, completion_ids) if ids[-1:] == [end]]
+            for k, n in dict(requests=len(read), prompt_tokens=sum(read)).items(): rest['log_metric'](f'{name}/{k}', n)
         ended = ['stop' if ids[-1:] == [end] else 'length' for ids in completion_ids]
         theirs = [rows[i] | dict(completion_finish=how) for i, how in zip(at, ended)]
         return pay([turns[-1]['content'] for turns in completions], theirs, cfg, asked)
@@ -566,7 +590,7 @@ def _rival_trainer(method:Method, tokenizer, drawn:list[dict], cfg:RLConfig, fol
 
 # %% ../nbs/34_rivals.ipynb #made-from
 def _made_from(method:Method, rows:list[dict], cfg:RLConfig, folder:str, thinking:str, teacher:tuple|None,
-               student:str) -> str:
+               student:str) -> str: # student: its folder
     "Of all that the result follows from; GRPO does not care for another critique"
     recipe = cfg.model_dump(mode='json') | thinking_of(folder, thinking)
     if 'teacher' in asked_by(method, cfg):
@@ -576,18 +600,19 @@ def _made_from(method:Method, rows:list[dict], cfg:RLConfig, folder:str, thinkin
         with open_teacher(teacher[0], teacher[1], **teacher[2]) as who:   # its model is not loaded for that
             recipe |= dict(asked=[who.name, who.preset, teacher[1].model_dump(mode='json')])
     if 'student' in asked_by(method, cfg): recipe |= dict(student=fingerprint(student))
+    recipe |= {name: fingerprint(judge) for name, judge in _judges(cfg).items()}
     return content_hash(method.name, [_rollout_row(method, r, cfg) for r in rows], recipe, fingerprint(folder))
 
 # %% ../nbs/34_rivals.ipynb #loss-columns
 def _columns(trainer) -> dict[str, str]: # of losses.csv, and the fields of the trainer's log
     fields = {k: k for k in ('step', 'loss', 'lr', 'epoch', 'tokens', 'completion_tokens', 'seconds', 'reward', 'idle')}
     named = [k for k in trainer.state.log_history[0] if re.fullmatch('rewards/.+/mean', k)]
-    parts = {f'reward_{k.split("/")[1]}': k for k in named} if len(named) > 1 else {}
+    parts = {f'reward_{k[len("rewards/"):-len("/mean")]}': k for k in named} if len(named) > 1 else {}
     known = fields | dict(lr='learning_rate') | parts
     return {column: k for column, k in known.items() if k in trainer.state.log_history[0]}
 
 # %% ../nbs/34_rivals.ipynb #asking
-def _asking(method:Method, cfg:RLConfig, student:str, out:Path, made_from:str, teacher:tuple|None):
+def _asking(method:Method, cfg:RLConfig, student:tuple, out:Path, made_from:str, teacher:tuple|None):
     "The models that are asked, as a context; None if none is"
     if not asked_by(method, cfg): return nullcontext()
     return Asked(student, out.with_name(f'{out.name}.asked-{made_from[:8]}.sqlite'), teacher)
@@ -602,6 +627,17 @@ def _room_to_read(method:Method, drawn:list[dict], cfg:RLConfig, folder:str, tea
     told = cfg.max_new_tokens + teacher[1].max_new_tokens + _WORDS
     return min(longest + told, model_context(folder) - cfg.max_new_tokens)
 
+# %% ../nbs/34_rivals.ipynb #learnable
+def _learnable(method:Method, rows:list[dict], views:ViewConfig) -> tuple[list[dict], dict[str, int]]:
+    "The table as a method reads it, and what its filter leaves out; raises CgdError if nothing is left"
+    faults = find_faults(method, rows, views)
+    changed = change_rows(method, [r for r, why in zip(rows, faults) if not why], views)
+    dropped = dict(Counter(filter(None, faults)))
+    if not changed:
+        why = dropped or 'all, by its own change of the table (of votes: ties, and less than views.min_agreement)'
+        raise CgdError(f'{method.name}: no row of {len(rows)} can be used, left out: {why}')
+    return changed, dropped
+
 # %% ../nbs/34_rivals.ipynb #fit-rival
 def fit_rival(
     method:str|Method,       # that learns from its own completions, or its name
@@ -611,16 +647,16 @@ def fit_rival(
     out:str|Path,            # folder to make
     thinking:str='auto',     # as the student's engine has it
     teacher:tuple|None=None, # whom a method or reward may ask: name, TeacherConfig, options of its engine
-    student:str|None=None,   # who is asked as the student as it was, say before a first stage; by default `base`
-    views:ViewConfig=ViewConfig() # what a method's change of the table needs
+    student:tuple|None=None, # the student as it was, which may be asked, and options of its engine; by default `base`
+    views:ViewConfig|None=ViewConfig() # what a method's filter and change of the table need; None: both are done
 ) -> dict:                   # the record that is in train.json too
     "Train in this process; raises CgdError for rows that cannot be used, or a loss that is not a number"
     method, out, folder = _rolling_out(method), Path(out).absolute(), find_model(base)
-    student = find_model(student or base)
+    student = (find_model(student[0]), student[1]) if student else (folder, {})
     check_rival(method, cfg, base)
     cfg, method = _heeded(method, cfg), set_context(method, cfg.context)
-    rows = change_rows(method, rows, views)
-    made_from = _made_from(method, rows, cfg, folder, thinking, teacher, student)
+    rows, dropped = (rows, {}) if views is None else _learnable(method, rows, views)
+    made_from = _made_from(method, rows, cfg, folder, thinking, teacher, student[0])
     if is_current(out, made_from): return json.loads((out/'train.json').read_text())
     tokenizer, drawn, left_out = _draw(method, rows, cfg, folder, thinking)
     checkpoints, before = out.with_name(f'{out.name}.checkpoints'), held_gib()
@@ -631,7 +667,8 @@ def fit_rival(
         if writer: write_by_vllm(trainer.model, writer)
         run_trainer(trainer, checkpoints, made_from, cfg.recipe())
         known = dict(asked=sessions(asked.store) + _beside(trainer, out.name)) if asked else {}
-    known |= dict(left_out=left_out, base_fingerprint=fingerprint(folder), peak_gib=peak_gib(before),
+        if judged := _judged(trainer, cfg): known |= dict(asked=known.get('asked', []) + judged)
+    known |= dict(left_out=dropped | left_out, base_fingerprint=fingerprint(folder), peak_gib=peak_gib(before),
                   written_by=writer.version if writer else 'transformers')
     record = _rival_record(method, trainer, cfg, base, drawn, **known, **thinking_of(folder, thinking))
     say(_idle_note(record))
@@ -655,11 +692,11 @@ def train_rival(
     progress:bool=True, # show a line with the time left
     thinking:str='auto', # as the student's engine has it
     teacher:tuple|None=None, # whom a method or reward may ask: name, TeacherConfig, options of its engine
-    student:str|None=None, # who is asked as the student as it was, say before a first stage; by default `base`
-    views:ViewConfig=ViewConfig() # what a method's change of the table needs
+    student:tuple|None=None, # the student as it was, which may be asked, and options of its engine; by default `base`
+    views:ViewConfig|None=ViewConfig() # what a method's filter and change of the table need; None: both are done
 ) -> dict:              # the record that is in train.json too
     "Train in a process of its own, which gets the method itself; see `fit_rival`"
-    for model in {base, student or base}: find_model(model)   # fetched here, since the child is offline
+    for model in {base, student[0] if student else base}: find_model(model)   # fetched here, since the child is offline
     out = Path(out).absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     env = engine_env(EngineConfig(kv_cache_gib=_room(cfg))) | train_env() | dict(TRL_EXPERIMENTAL_SILENCE='1')

@@ -180,7 +180,7 @@ def test_the_control_variate_takes_off_what_is_new(making):
 def test_all_right_is_exactly_nothing(making):
     made = making(said=None)
     made.model.generate = saying(made, made.processing_class, [SAID % r['reference'] for r in in_update(made)])
-    assert learns(made).abs().max() == 0 and made._metrics['train']['frac_reward_zero_std'] == [1.]
+    assert learns(made).abs().max() == 0 and made._metrics['train']['idle'] == [1.]
 
 
 def test_a_problem_that_was_never_solved_teaches_nothing(making):

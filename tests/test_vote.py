@@ -1,5 +1,6 @@
 "Labels by vote: a reward model trained on them pays in GRPO, and gold answers are nowhere"
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -10,10 +11,13 @@ from safetensors.torch import load_file
 from cgd.core import CgdError
 from cgd.models import load_tokenizer, turn_ids
 from cgd.recipe import PreferConfig
-from cgd.rivals import RLConfig, train_rival
+from cgd.methods import METHODS, ViewConfig
+from cgd.pipeline import _usable_by_all
+from cgd.plan import Plan, RunConfig
+from cgd.rivals import RLConfig, _made_from, _paying, check_rival, find_reward, fit_rival, train_rival
 from cgd.train import fit
 from cgd.views import build
-from cgd.vote import _load_judge, pay_by_model
+from cgd.vote import _load_judge, add_vote, pay_by_model
 
 ROWS = [dict(row_id=f'r{i}{j}', problem_id=f'p{i}', prompt=f'What is {i} + {i}?', reference=None, sample=j, draft=f'It is {i}, that is clear.', draft_finish='stop',
              direct=rf'{i} + {i} = {2*i}, so \boxed{{{2*i}}}.' + ' Sure.'*j, direct_finish='stop', direct_grade=None) for i in range(1, 5) for j in range(2)]
@@ -42,7 +46,7 @@ def test_an_adapter_comes_with_its_head(tiny_student, tmp_path):
     "A causal checkpoint has none, and a random one would pay as gladly; a base that is not known by name is asked for"
     folder = tmp_path/'adapter'
     fit(build(ROWS, 'dpo_voted'), SMALL, tiny_student, folder, trainer='cgd.preferences:reward_trainer')
-    with pytest.raises(CgdError): pay_by_model(str(folder), [], [])
+    with pytest.raises(CgdError, match=f'model:{folder}: an adapter of .*train it with tuning=full'): find_reward(f'model:{folder}')   # before anything begins
     record = json.loads((folder/'train.json').read_text())
     (folder/'train.json').write_text(json.dumps(record | dict(base=str(tiny_student))))
     head, = [w for name, w in load_file(folder/'adapter_model.safetensors').items() if name.endswith('score.weight')]
@@ -56,6 +60,41 @@ def test_it_pays_in_grpo(judge, tiny_student, tmp_path):
     record = train_rival('grpo_voted', ROWS, cfg, tiny_student, tmp_path/'paid', progress=False)
     assert record['steps'] == 2 and record['problems'] == 4 and record['config']['rewards'] == cfg.rewards
     assert 'reward' in pd.read_csv(tmp_path/'paid'/'losses.csv')
+    read, = record['asked']
+    assert read['model'] == 'judge' and read['completion_tokens'] == 0 and 0 <= read['requests'] <= 8 and (read['prompt_tokens'] > 10*read['requests'] or not read['requests'])
+
+
+def test_what_a_reward_model_reads_is_counted(judge):
+    "Of those that ended, with their prompts"
+    counted, cfg = {}, ROLLING.model_copy(update=dict(rewards={f'model:{judge}': 1.}))
+    rows = [dict(messages=[dict(role='user', content='?')], read=30)]*3
+    _paying(f'model:{judge}', rows, cfg, None, 7)([[dict(content='4')]]*3, [0, 1, 2], [[1, 7], [2, 3], [4, 5, 7]], log_metric=counted.__setitem__)
+    assert counted == {f'model:{judge}/requests': 2, f'model:{judge}/prompt_tokens': 2*30 + 2 + 3}
+
+
+def test_another_reward_model_in_its_folder_makes_another_training(judge, tiny_student, tmp_path):
+    folder = shutil.copytree(judge, tmp_path/'judge')
+    method, cfg = METHODS['grpo_voted'], ROLLING.model_copy(update=dict(rewards={f'model:{folder}': 1.}))
+    made = lambda: _made_from(method, add_vote(ROWS, ViewConfig()), cfg, tiny_student, 'auto', None, tiny_student)
+    before = made()
+    assert before == made()
+    with open(folder/'model.safetensors', 'r+b') as f: f.seek(-1, 2); last = f.read(1); f.seek(-1, 2); f.write(bytes([last[0] ^ 1]))
+    assert before != made()
+    for name in ('model:nowhere', f'model:{tmp_path}'):
+        with pytest.raises(CgdError, match='no reward model there; train one'): check_rival('grpo', cfg.model_copy(update=dict(rewards={name: 1.})), tiny_student)
+
+
+def test_all_that_the_teacher_said_is_counted_whatever_other_methods_leave_out():
+    "Three of four answers are 6; pairs are left for the first row alone, whose own answer is 7"
+    rows = [dict(ROWS[0], row_id=f'r{j}', sample=j, draft=rf'\boxed{{{d}}}', direct=rf'\boxed{{{n}}}') for j, (d, n) in enumerate(zip((6, 6, 6, 6), (7, 6, 6, 6)))]
+    run = Plan(RunConfig(methods=('dpo_voted', 'grpo_voted'), teacher='expert', draft=dict(n=4), teach=dict(temperature=1.)))
+    (pairs,), rolled = _usable_by_all(run, rows)
+    assert [p['row_id'] for p in pairs.rows] == ['r0'] and {(r['row_id'], r['vote']) for r in rolled['grpo_voted']} == {('r0', '6')}
+
+
+def test_nothing_to_vote_for_says_so(tiny_student, tmp_path):
+    tie = [dict(r, direct=rf'\boxed{{{r["sample"]}}}') for r in ROWS]
+    with pytest.raises(CgdError, match='grpo_voted: no row of 8 can be used.*views.min_agreement'): fit_rival('grpo_voted', tie, ROLLING, tiny_student, tmp_path/'out')
 
 
 def test_the_vote_is_the_grader(tiny_student, tmp_path):
