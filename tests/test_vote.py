@@ -1,6 +1,7 @@
 "Labels by vote: a reward model trained on them pays in GRPO, and gold answers are nowhere"
 import json
 import shutil
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -14,7 +15,7 @@ from cgd.recipe import PreferConfig
 from cgd.methods import METHODS, ViewConfig
 from cgd.pipeline import _usable_by_all
 from cgd.plan import Plan, RunConfig
-from cgd.rivals import RLConfig, _made_from, _paying, check_rival, find_reward, fit_rival, train_rival
+from cgd.rivals import RLConfig, _columns, _made_from, _paying, check_rival, find_reward, fit_rival, train_rival
 from cgd.train import fit
 from cgd.views import build
 from cgd.vote import _load_judge, add_vote, pay_by_model
@@ -70,6 +71,8 @@ def test_what_a_reward_model_reads_is_counted(judge):
     rows = [dict(messages=[dict(role='user', content='?')], read=30)]*3
     _paying(f'model:{judge}', rows, cfg, None, 7)([[dict(content='4')]]*3, [0, 1, 2], [[1, 7], [2, 3], [4, 5, 7]], log_metric=counted.__setitem__)
     assert counted == {f'model:{judge}/requests': 2, f'model:{judge}/prompt_tokens': 2*30 + 2 + 3}
+    two = SimpleNamespace(state=SimpleNamespace(log_history=[{f'rewards/model:/runs/{name}/mean': 0. for name in 'ab'}]))
+    assert [*_columns(two)] == ['reward_model:/runs/a', 'reward_model:/runs/b']   # a column each
 
 
 def test_another_reward_model_in_its_folder_makes_another_training(judge, tiny_student, tmp_path):
