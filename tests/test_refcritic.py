@@ -126,10 +126,10 @@ def test_a_second_stage_asks_the_student_of_before_the_first(monkeypatch):
     monkeypatch.setattr(cgd.pipeline, 'train_rival', lambda method, rows, cfg, base, out, **more: seen.update(more, base=base))
     monkeypatch.setattr(cgd.pipeline, 'make_whole', lambda plan, training: 'cft-merged')
     monkeypatch.setattr(cgd.pipeline, '_train_line', lambda *args: '')
-    made = Plan(RunConfig(methods=('cft-then-refcritic',)))
+    made = Plan(RunConfig(methods=('cft-then-refcritic',), engine=dict(thinking='off')))
     assert made.stages == {'draft', 'critique'} and [*made.trainings] == ['cft', 'cft-then-refcritic']
-    cgd.pipeline._train_one(made, made.trainings['cft-then-refcritic'], SimpleNamespace(rows=[]))
-    assert (seen['base'], seen['student']) == ('cft-merged', 'smollm2')
+    cgd.pipeline._train_one(made, made.trainings['cft-then-refcritic'], SimpleNamespace(rows=dict(refcritic=[])))
+    assert (seen['base'], seen['student'][0], seen['student'][1]['thinking']) == ('cft-merged', 'smollm2', 'off')   # as the run's student has it
 
 
 ROWS = [{k: v for k, v in trace(2, n).items() if k != 'completion_finish'} for n in (10, 20, 30)]
