@@ -37,7 +37,8 @@ def watch(tokens: int, rows: list[dict]):
     "Have this process's trainer note where the time of each update goes, and write no end before so many tokens"
     import cgd.rivals as rivals
     from transformers import TrainerCallback
-    spent, run_trainer, reward_by = {}, rivals.run_trainer, rivals.reward_by
+    payer = '_paying' if hasattr(rivals, '_paying') else 'reward_by'   # of before
+    spent, run_trainer, make_reward = {}, rivals.run_trainer, getattr(rivals, payer)
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *args, **more): spent.clear(); self.start = time.perf_counter()
@@ -54,11 +55,12 @@ def watch(tokens: int, rows: list[dict]):
         trainer.add_callback(Clock)
         return run_trainer(trainer, *args)
 
-    def reward(grader):
-        pay = timed(reward_by(grader), spent, 'score')
-        pay.__name__ = grader
+    def reward(name, *args):
+        pay = timed(make_reward(name, *args), spent, 'score')
+        pay.__name__ = name
         return pay
-    rivals.run_trainer, rivals.reward_by = run, reward
+    rivals.run_trainer = run
+    setattr(rivals, payer, reward)
     if hasattr(rivals, 'exchange_weights'): rivals.exchange_weights = timed(rivals.exchange_weights, spent, 'exchange')
 
 

@@ -5,7 +5,7 @@
 
 Ten students are trained on one table, whose teacher is the oracle, and two reward models on votes of the expert. Everything is kept under --folder: the same command goes
 on where it was stopped. A line of the table is a promise, a measure, a student and its value with a 95% interval over problems; `n` is how many problems. One seed: what is seen
-is a property of these checkpoints. The table has not been made yet.
+is a property of these checkpoints.
 """
 import argparse
 import random
@@ -135,7 +135,10 @@ def helped(asked: Asked) -> list[dict]:
 
 
 def reward_model(asked: Asked) -> list[dict]:
-    "Distill Not Only Data but Also Rewards: learnt from votes alone, it ranks answers to new problems; learnt from labels at random, it does not"
+    """Distill Not Only Data but Also Rewards: learnt from votes alone, it ranks answers to new problems; learnt from labels at random, it does not
+
+    Most pairs of votes are of two writers, teacher and student, so a model that knows the writer ranks them. Hence a second measure, of the untrained
+    student's own answers by the data's grade; and labels at random are turned round in exactly half of the pairs, or they would favour one writer."""
     cfg = RunConfig(name='votes', folder=str(asked.store.parent), student=asked.students['base'], n_problems=asked.voted, methods=('dpo_voted',), store=str(asked.store),
                     teacher='expert', engine=ENGINE, teacher_engine=ENGINE, draft=dict(n=4, temperature=.7, max_new_tokens=asked.tokens), teach=dict(temperature=1.))
     run(cfg, 'refine')
@@ -143,24 +146,34 @@ def reward_model(asked: Asked) -> list[dict]:
     names = [*dict.fromkeys(t['problem_id'] for t in traces)]
     new = {*names[:len(names)//4]}
     old, held = (build([t for t in traces if (t['problem_id'] in new) == side], 'dpo_voted', cfg.views) for side in (False, True))
-    draw, lines = random.Random(0), []
-    swapped = replace(old, rows=[r | dict(completion=r['rejected'], rejected=r['completion']) if draw.random() < .5 else r for r in old.rows])
-    for name, pairs in (('votes', old), ('labels at random', swapped)):
+    turned, lines = {*random.Random(0).sample(range(len(old)), len(old)//2)}, []
+    swapped = replace(old, rows=[r | dict(completion=r['rejected'], rejected=r['completion']) if i in turned else r for i, r in enumerate(old.rows)])
+    pairs = {'pairs of a vote ranked rightly': [(r['prompt'], r['completion'][0]['content'], r['rejected'][0]['content']) for r in held.rows],
+             "the student's own answers ranked rightly": own_answers(asked)}
+    for name, learnt in (('votes', old), ('labels at random', swapped)):
         folder = cfg.path('models', name.replace(' ', '-'))
         how = PreferConfig(tuning='full', lr=1e-5, epochs=2, batch_size=8, device_batch_size=4)
-        launch('cgd.train:fit', pairs, how, asked.students['base'], folder, trainer='cgd.preferences:reward_trainer')
-        lines.append(line('a reward model from votes ranks new answers', 'pairs ranked rightly', f'reward model, {name}', [*ranked(str(folder), held).values()]))
+        launch('cgd.train:fit', learnt, how, asked.students['base'], folder, trainer='cgd.preferences:reward_trainer')
+        lines += [line('a reward model from votes ranks new answers', measure, f'reward model, {name}', ranked(str(folder), some)) for measure, some in pairs.items()]
     return lines
 
 
-def ranked(folder: str, pairs) -> dict[str, float]:
-    "Share of a problem's pairs whose better answer gets more"
-    def paid(side):
-        rows = [dict(messages=r['prompt'], completion_finish='stop') for r in pairs.rows]
-        return pay_by_model(folder, [r[side][0]['content'] for r in pairs.rows], rows)
+def own_answers(asked: Asked) -> list[tuple]:
+    "Prompt, right answer and wrong answer: of four by the untrained student to each test problem"
+    folder, how, found = asked.students['base'], SampleConfig(n=4, temperature=.7, max_new_tokens=asked.tokens), defaultdict(lambda: defaultdict(list))
+    with open_engine(f'{choose_engine(folder)}:{folder}', **ENGINE) as engine, Store(asked.store) as store: drafts = draft(asked.tests, engine, store, how)
+    for r in drafts:
+        if r['draft_finish'] == 'stop': found[r['prompt']][r['draft_grade']].append(r['draft'])
+    return [([dict(role='user', content=ASK.replace('{prompt}', problem))], right, wrong)
+            for problem, some in found.items() for right in some['right'] for wrong in some['wrong']]
+
+
+def ranked(folder: str, pairs: list[tuple]) -> list[float]:
+    "Of each problem the share of pairs whose better answer gets more"
+    def paid(side): return pay_by_model(folder, [p[side] for p in pairs], [dict(messages=p[0], completion_finish='stop') for p in pairs])
     found = defaultdict(list)
-    for r, better, worse in zip(pairs.rows, paid('completion'), paid('rejected')): found[r['bare_problem']].append(better > worse)
-    return {p: mean(some) for p, some in found.items()}
+    for (asked, *_), better, worse in zip(pairs, paid(1), paid(2)): found[asked[0]['content']].append(better > worse)
+    return [mean(some) for some in found.values()]
 
 
 PROMISES = answer_alone, less_and_less, as_long_as_asked, as_long_as_coded, in_order, helped, reward_model
