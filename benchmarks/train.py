@@ -6,8 +6,8 @@
 
 Each arm differs from another in one thing. `naive` pads batches drawn at random and computes logits at every position, as a plain training loop
 does; `random` computes them for the completion only; `grouped` puts pairs of like length together, `unsloth` is that by Unsloth; `padding_free`
-lays pairs end to end and `packed` in portions of even length; on a CPU, `shared` computes the batch's common beginning once and `lean` (what cgd
-does there by itself) takes the adapters' detours out. Every arm trains by `cgd.train` in a process of its own (Linux: its peak memory is VmHWM;
+lays pairs end to end and `packed` in portions of even length; on a CPU, `shared` computes the batch's common beginning once, `lean` takes the adapters' detours
+out, and `products` (what cgd does there by itself) computes attention by plain products, in 16 bits. Every arm trains by `cgd.train` in a process of its own (Linux: its peak memory is VmHWM;
 on a GPU, what torch allocated). It sees every row twice: the first pass warms up, the second is measured. The arms take turns, and a ratio
 compares two arms of the same turn; shown are medians, and the lowest and highest.
 
@@ -58,16 +58,17 @@ class Arm:
 
 
 RANDOM, GROUPED = (dict(backend='trl', order=order, batching='padded') for order in ('random', 'grouped'))
-LEAN, SHARED = 'cgd.loading.lean_adapters', 'cgd.batches._share_beginnings'
+LEAN, SHARED, PRODUCTS = 'cgd.loading.lean_adapters', 'cgd.batches._share_beginnings', 'cgd.batches._by_products'
 ARMS = dict(
     naive=Arm(RANDOM, full_logits=True, without=(LEAN,)),
     random=Arm(RANDOM, 'naive', 'logits of the completion only', same_batches=True, without=(LEAN,)),
     grouped=Arm(GROUPED, 'random', 'pairs of like length share a batch', without=(LEAN,)),
     unsloth=Arm(GROUPED | dict(backend='unsloth'), 'grouped', 'Unsloth', same_batches=True),
-    padding_free=Arm(GROUPED | dict(batching='padding_free'), 'grouped', 'pairs laid end to end', same_batches=True, without=(LEAN, SHARED)),
-    packed=Arm(RANDOM | dict(batching='packed'), 'padding_free', 'pairs sorted into portions of even length', without=(LEAN, SHARED)),
-    shared=Arm(GROUPED | dict(batching='padding_free'), 'padding_free', 'a common beginning once', same_batches=True, without=(LEAN,), cpu_only=True),
-    lean=Arm(GROUPED | dict(batching='padding_free'), 'shared', 'adapters without detours', same_batches=True, cpu_only=True))
+    padding_free=Arm(GROUPED | dict(batching='padding_free'), 'grouped', 'pairs laid end to end', same_batches=True, without=(LEAN, SHARED, PRODUCTS)),
+    packed=Arm(RANDOM | dict(batching='packed'), 'padding_free', 'pairs sorted into portions of even length', without=(LEAN, SHARED, PRODUCTS)),
+    shared=Arm(GROUPED | dict(batching='padding_free'), 'padding_free', 'a common beginning once', same_batches=True, without=(LEAN, PRODUCTS), cpu_only=True),
+    lean=Arm(GROUPED | dict(batching='padding_free'), 'shared', 'adapters without detours', same_batches=True, without=(PRODUCTS,), cpu_only=True),
+    products=Arm(GROUPED | dict(batching='padding_free'), 'lean', 'attention by plain products', same_batches=True, cpu_only=True))
 
 
 def cgd_pairs(n: int) -> Pairs:
@@ -130,7 +131,7 @@ def run_arm(name: str, settings: dict, pairs: Pairs, base: str, out: str) -> dic
     seen = dict(batches=[])
     watch(ARMS[name].full_logits, seen)
     leave_out(ARMS[name].without)
-    record = training._fit_in_child(pairs, settings | ARMS[name].settings, base, out, False)
+    record = training.fit(pairs, TrainConfig.make(settings | ARMS[name].settings), base, out)
     losses = read_losses(out)
     warm, end = [r for r in losses if r['epoch'] <= 1][-1], losses[-1]
     second = seen['batches'][len(seen['batches']) // 2:]

@@ -32,6 +32,23 @@ def _documents(positions) -> list[tuple[int, int, int]]:
     edges = [0, *((positions.diff() != 1).nonzero()[:, 0] + 1).tolist(), len(positions)]
     return [(start, end, int(positions[start])) for start, end in zip(edges, edges[1:])]
 
+# %% ../nbs/29_batches.ipynb #plain-attention
+_SHORT = 512   # tokens; with more, plain products gain nothing and keep too many weights for the way back
+
+def _by_products(query, keys:int, dropout:float) -> bool:
+    "Whether plain products are to take the place of PyTorch's attention"
+    import torch
+    return query.dtype != torch.float32 and not dropout and keys <= _SHORT
+
+def _plain_attention(query, key, value, scale=None): # the last query is of the last key
+    "Causal attention by plain products, as PyTorch's own has it; heads may share keys"
+    import torch
+    (rows, heads, n, width), (_, groups, keys, _) = query.shape, key.shape
+    query = query.reshape(rows, groups, -1, width)*(scale or width**-.5)   # heads that share keys, one below the other
+    later = torch.ones(n, keys, dtype=torch.bool, device=query.device).triu(keys - n + 1).repeat(heads//groups, 1)
+    weights = (query @ key.transpose(-1, -2)).masked_fill_(later, -torch.inf).softmax(-1)
+    return (weights @ value).reshape(rows, heads, n, -1)
+
 # %% ../nbs/29_batches.ipynb #attend-apart
 _UNKNOWN = 'sliding_window', 'softcap', 's_aux', 'position_bias'   # that other attentions are told
 
@@ -46,10 +63,14 @@ def _attend_apart(module, query, key, value, mask, dropout=0., scaling=None, pos
     shared = texts[-1][2]
     sizes = [shared, *(end - max(start, shared) for start, end, _ in texts)]
     first, *own = zip(*(x.split(sizes, 2) for x in (query, key, value)))
-    seen = [torch.nn.functional.scaled_dot_product_attention(
-        *(torch.cat(parts, 2) for parts in zip(first, text)), dropout_p=dropout, scale=scaling, is_causal=True,
-        enable_gqa=grouped) for text in own]
-    seen = torch.cat([seen[0][:, :, :shared], *(s[:, :, shared:] for s in seen)], 2)
+    plain = _by_products(query, shared + max(sizes[1:]), dropout)
+    def attend(text, new:int): # new: how many of its last tokens ask
+        q, k, v = (torch.cat(parts, 2) for parts in zip(first, text))
+        if plain: return _plain_attention(q[:, :, -new:], k, v, scaling)
+        return torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, scale=scaling, is_causal=True, enable_gqa=grouped)[:, :, -new:]
+    asking = [shared + sizes[1], *sizes[2:]]   # the first text asks for what all share
+    seen = torch.cat([attend(text, new) for text, new in zip(own, asking)], 2)
     return seen.transpose(1, 2).contiguous(), None
 
 # %% ../nbs/29_batches.ipynb #attends-apart
