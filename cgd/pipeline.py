@@ -30,7 +30,7 @@ from .store import Store, merge_stores
 from .engines import _rank, choose_engine
 from .models import find_model, load_tokenizer
 from .masks import equal_budget, length_audit, lengths
-from .methods import MAIN, Method, Training, ViewConfig, change_rows, set_context
+from .methods import MAIN, Method, Training, change_rows, set_context
 from .given import direct_rest, given_drafts, review_rest
 from .plan import Plan, RunConfig, check_same_run, compared_texts, eval_config, open_spread, plan
 from .probe import (
@@ -376,7 +376,7 @@ def _same_rows(views:list[Pairs]) -> list[Pairs]: # each with the traces that al
 def _usable_by_all(plan:Plan, traces:list[dict]) -> tuple[list[Pairs], dict[str, list[dict]]]:
     "The pairs of each method that has some, and the rows of each that rolls out; raises CgdError if there are none"
     cfg, pairs = plan.cfg, [m for m in plan.pair_methods]
-    rolling = [set_context(m, cfg.rl.context) for t in plan.trainings.values() if t.on_policy for m in t.methods]
+    rolling = [m for t in plan.trainings.values() if t.on_policy for m in t.methods]
     usable = {m.name: filter_rows(traces, m, cfg.views) if m.columns else (traces, {}) for m in rolling}
     views = _same_rows([*(build(traces, m, cfg.views) for m in pairs),
                         *(Pairs(m.name, *usable[m.name]) for m in rolling if m.columns)])
@@ -384,11 +384,12 @@ def _usable_by_all(plan:Plan, traces:list[dict]) -> tuple[list[Pairs], dict[str,
     if not pairs and not ids:
         raise CgdError(f'methods: no trace that {", ".join(cfg.methods)} can learn from, left out: {views[0].dropped}; '
                        'loosen the filters of `views`')
-    return views[:len(pairs)], {m.name: _rolled_out(m, usable[m.name][0], ids, cfg.views) for m in rolling}
+    return views[:len(pairs)], {m.name: _rolled_out(m, usable[m.name][0], ids, cfg) for m in rolling}
 
-def _rolled_out(m:Method, usable:list[dict], ids:set[str], cfg:ViewConfig) -> list[dict]: # ids: of rows that all have
+def _rolled_out(m:Method, usable:list[dict], ids:set[str], cfg:RunConfig) -> list[dict]: # ids: of rows that all have
     "What a method that rolls out reads: made of all that it can use, then the rows, or problems, that all methods have"
-    changed, common = change_rows(m, usable, cfg), {r['problem_id'] for r in usable if r['row_id'] in ids}
+    changed = change_rows(set_context(m, cfg.rl.context), usable, cfg.views)
+    common = {r['problem_id'] for r in usable if r['row_id'] in ids}
     if len(changed) == len(usable): return [r for r in changed if r['row_id'] in ids]
     return [r for r in changed if r['problem_id'] in common]   # some make one row of all that a problem has
 
