@@ -10,6 +10,7 @@ __all__ = ['LEVELS', 'dpo_trainer', 'judge_messages', 'read_choice', 'prefer_sta
 import math, random, re
 from statistics import mean
 
+from .batches import attends_apart, read_once
 from .core import CgdError, derive_seed
 from .generate import Engine, score
 from .loading import lean_adapters, load_base, lora_config
@@ -42,6 +43,7 @@ def dpo_trainer(
     trainer = _ready(DPOTrainer)(load_base(folder, cfg, 'padded'), args=on_these_devices(settings),
                                  peft_config=lora_config(cfg) if lora else None, **parts)
     if lora and not torch.cuda.is_available(): lean_adapters(trainer.model)
+    if attends_apart(folder) and not trainer.aux_loss_enabled: read_once(trainer)
     return trainer
 
 # %% ../nbs/55_preferences.ipynb #judge-prompt

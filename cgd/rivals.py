@@ -26,7 +26,7 @@ from .progress import say, show_progress
 from .models import DATED, chat_ids, end_of_turn, find_model, fingerprint, load_tokenizer, model_context
 from .generate import Engine, EngineConfig
 from .store import Store, sessions
-from .batches import attends_apart, lay_tries, register_attention
+from .batches import attends_apart, read_once
 from .engines import choose_engine, engine_env, exchange_weights, open_engine, vllm_fault
 from .grade import GRADERS, grade_many
 from .teacher import open_teacher
@@ -272,37 +272,19 @@ class Asked:
         return self._opened.enter_context(open_engine(f'{choose_engine(folder)}:{folder}', **options))
 
 # %% ../nbs/34_rivals.ipynb #reading-once
-def _reading_once(kind:type) -> type: # of TRL's trainers that learn groups of tries
+def _side_by_side(kind:type) -> type: # of TRL's trainers that learn groups of tries
     "A trainer that reads a problem once for all its tries, where vLLM writes and attention runs text by text"
-    class ReadingOnce(kind):
+    class SideBySide(kind):
         def __init__(self, *args, **named):
             super().__init__(*args, **named)
-            where = self.model.config._name_or_path
-            self._once = not (self.aux_loss_enabled or vllm_fault()) and attends_apart(where)
-            for model in (self.model, self.ref_model):
-                if self._once and model is not None: model.set_attn_implementation(register_attention())
+            self._once = not (self.aux_loss_enabled or vllm_fault()) and attends_apart(self.model.config._name_or_path)
+            if self._once: read_once(self)
 
         def _prepare_inputs(self, batch):
             if not self._once: return super()._prepare_inputs(batch)
             with patch(f'{kind.__module__}.shuffle_sequence_dict', lambda rows: rows):
                 return super()._prepare_inputs(batch)
-
-        def _get_per_token_logps_and_entropies(self, model, ids, seen, size, *rest, **more):
-            if not self._once: return super()._get_per_token_logps_and_entropies(model, ids, seen, size, *rest, **more)
-            import torch
-            alike = torch.unique_consecutive(ids[:, :-size], dim=0, return_counts=True)[1].tolist()
-            with self.accelerator.autocast():
-                found = [_read_once(model, *rows, size) for rows in zip(ids.split(alike), seen.split(alike))]
-            return *(None if parts[0] is None else torch.cat(parts) for parts in zip(*found)), None
-    return ReadingOnce
-
-def _read_once(model, ids, seen, size:int) -> list: # of tries of one problem; an entropy of None stays None
-    "Log-probabilities and entropies of each answer's tokens, 0 where nothing is learnt; (rows, size)"
-    batch, place = lay_tries(ids, seen, size), seen[:, -size:].bool()
-    out = model(**batch, use_cache=False, fused_lm_head=True)
-    learnt = batch['labels'][:, 1:] != -100
-    def placed(x): return x if x is None else x.new_zeros(place.shape).masked_scatter(place, x[learnt])
-    return [placed(out.log_probs), placed(out.entropy)]
+    return SideBySide
 
 # %% ../nbs/34_rivals.ipynb #grpo-trainer
 def _abstaining(kind:type) -> type: # of TRL's trainers that have rewards
@@ -321,7 +303,7 @@ def _abstaining(kind:type) -> type: # of TRL's trainers that have rewards
 
 def _grpo_kind() -> type: # TRL's trainer, as methods here build on it
     from trl import GRPOTrainer
-    return _abstaining(_reading_once(GRPOTrainer))
+    return _abstaining(_side_by_side(GRPOTrainer))
 
 def grpo_trainer(
     cfg:RLConfig,   # the recipe

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .core import CgdError, write_atomic
 from .models import turn_ids
-from .rivals import RLConfig, _reading_once
+from .rivals import RLConfig, _side_by_side
 from .trainer import on_these_devices
 
 # %% ../nbs/60_trice.ipynb #signed-weights
@@ -127,7 +127,7 @@ def trice_trainer(
     "Right answers are remembered and learnt until the student writes new ones, less what any new one would teach"
     from trl import RLOOConfig, RLOOTrainer
     settings = on_these_devices(RLOOConfig(beta=0., num_iterations=1, disable_dropout=True, **arguments))
-    kind = type('TriceTrainer', (_Remembering, _reading_once(RLOOTrainer)), {})
+    kind = type('TriceTrainer', (_Remembering, _side_by_side(RLOOTrainer)), {})
     made = kind(args=settings, **parts)
     made.control_variate = control
     made.memory = _first_memory(parts['train_dataset'].to_list(), parts['processing_class'], cfg, made.reward_funcs[0])

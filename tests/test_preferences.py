@@ -5,7 +5,9 @@ from importlib import import_module
 
 import pytest
 
+import cgd.batches
 import cgd.pipeline
+import cgd.preferences
 from cgd.core import CgdError, read_table, write_table
 from cgd.costs import training_flops
 from cgd.estimate import _preferences
@@ -51,6 +53,21 @@ def test_the_margin_rises_on_other_pairs_too_and_not_if_answers_are_permuted(lea
     mixed = Pairs('dpo', [swapped if i % 2 else r for i, (r, swapped) in enumerate(zip(LEARNT.rows, swap(LEARNT.rows)))])   # as often this way as that
     fit(mixed, CFG, tiny_student, tmp_path/'mixed', validation=OTHERS)
     assert held_out(tmp_path/'mixed')['margin'] < .2*held_out(out)['margin']
+
+
+@pytest.mark.parametrize('tuning', ['lora', 'full'])
+def test_both_answers_are_read_behind_one_prompt(tuning, tiny_student, tmp_path, monkeypatch):
+    "On a CPU; what is learnt is what TRL teaches from two padded rows"
+    cfg, readers, usual = CFG.model_copy(update=dict(epochs=1, tuning=tuning, lr=1e-3 if tuning == 'lora' else 1e-5)), [], cgd.batches._lay_out
+    monkeypatch.setattr(cgd.batches, '_lay_out', lambda *given: readers.append((laid := usual(*given))['attention_mask'].max().item()) or laid)
+    fit(LEARNT, cfg, tiny_student, tmp_path/'once')
+    monkeypatch.setattr(cgd.preferences, 'attends_apart', lambda folder: False)
+    before = len(readers)
+    fit(LEARNT, cfg, tiny_student, tmp_path/'padded')
+    assert {*readers} == {2} and len(readers) == before == len(LEARNT)   # what the student as it was says is computed before, padded
+    once, padded = ([[r[k] for k in ('loss', 'margin')] for r in read_losses(tmp_path/name)] for name in ('once', 'padded'))
+    for a, b in zip(once, padded, strict=True): assert a == pytest.approx(b, abs=1e-3)
+    assert once != [once[0]]*len(once)
 
 
 def moving_reference(cfg, arguments, folder, **parts):
