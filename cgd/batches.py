@@ -31,7 +31,7 @@ def pack_rows(
 
 # %% ../nbs/29_batches.ipynb #documents
 def _documents(positions) -> list[tuple[int, int, int]]:
-    "Of each text in a row: where it starts and ends, and how many of the row's first tokens come before it"
+    "Of each text in a row: where it starts and ends, and how many tokens of the last that began at 0 come before it"
     edges = [0, *((positions.diff() != 1).nonzero()[:, 0] + 1).tolist(), len(positions)]
     return [(start, end, int(positions[start])) for start, end in zip(edges, edges[1:])]
 
@@ -62,18 +62,16 @@ def _attend_apart(module, query, key, value, mask, dropout=0., scaling=None, pos
     if odd or position_ids is None or len(position_ids) > 1:
         raise CgdError(f'attention text by text: {odd[0] if odd else "positions of one row"} wanted; '
                        'take batching=padded')
-    texts, grouped = _documents(position_ids[0]), query.shape[1] != key.shape[1]
-    shared = texts[-1][2]
-    sizes = [shared, *(end - max(start, shared) for start, end, _ in texts)]
-    first, *own = zip(*(x.split(sizes, 2) for x in (query, key, value)))
-    plain = _by_products(query, shared + max(sizes[1:]), dropout)
-    def attend(text, new:int): # new: how many of its last tokens ask
-        q, k, v = (torch.cat(parts, 2) for parts in zip(first, text))
-        if plain: return _plain_attention(q[:, :, -new:], k, v, scaling)
-        return torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, scale=scaling, is_causal=True, enable_gqa=grouped)[:, :, -new:]
-    asking = [shared + sizes[1], *sizes[2:]]   # the first text asks for what all share
-    seen = torch.cat([attend(text, new) for text, new in zip(own, asking)], 2)
+    texts, first, seen = _documents(position_ids[0]), 0, []
+    plain = _by_products(query, max(before + end - start for start, end, before in texts), dropout)
+    for start, end, before in texts:
+        if not before: first = start
+        q, k, v = (torch.cat([x[:, :, first:first + before], x[:, :, start:end]], 2) for x in (query, key, value))
+        if plain: seen.append(_plain_attention(q[:, :, before:], k, v, scaling))
+        else: seen.append(torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, scale=scaling, is_causal=True,
+            enable_gqa=query.shape[1] != key.shape[1])[:, :, before:])
+    seen = torch.cat(seen, 2)
     return seen.transpose(1, 2).contiguous(), None
 
 # %% ../nbs/29_batches.ipynb #attends-apart
@@ -136,13 +134,12 @@ def _reading_once(usual:Callable) -> Callable: # usual: a forward with TRL's fus
             return usual(**dict(zip(('input_ids', 'attention_mask', 'labels'), given)), **more)
         groups = _by_prompt(*given)
         laid = [_lay_out(*(x[some] for x in given)) for some in groups]
-        outs = [usual(**batch, fused_lm_head=True, **more) for batch in laid]
+        batch = {k: torch.cat([one[k] for one in laid], 1) for k in laid[0]}   # texts of another prompt begin at 0
+        out, learnt = usual(**batch, fused_lm_head=True, **more), batch['labels'][:, 1:] != -100
         place = labels[sum(groups, []), 1:] != -100
         back = torch.tensor(sum(groups, []), device=place.device).argsort()
-        def placed(name):
-            found = torch.cat([out[name][batch['labels'][:, 1:] != -100] for out, batch in zip(outs, laid)])
-            return found.new_zeros(place.shape).masked_scatter(place, found)[back]
-        return type(outs[0])(**{k: placed(k) for k in outs[0] if k not in ('loss', 'aux_loss', 'label_mask')})
+        def placed(x): return x.new_zeros(place.shape).masked_scatter(place, x[learnt])[back]
+        return type(out)(**{k: placed(x) for k, x in out.items() if k not in ('loss', 'aux_loss', 'label_mask')})
     return forward
 
 def read_once(
