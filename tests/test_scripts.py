@@ -1,4 +1,4 @@
-"Scripts for a GPU and for a Slurm cluster, as far as a CPU can tell: clean by shellcheck, and dry runs that go through"
+"Scripts for a GPU and for a Slurm cluster, as far as a CPU can tell: clean by shellcheck, and dry runs that go through; and benchmarks that use inner parts of the package"
 import json
 import os
 import shutil
@@ -144,3 +144,11 @@ def test_every_badge_opens_a_notebook_that_installs_cgd_in_colab():
         assert f'git clone -q {settings["git_url"]} /content/cgd\n' in below[0] and f"os.chdir('/content/cgd/{path.parent.relative_to(ROOT)}')" in below[0], path.name
         extras = below[0].partition("'/content/cgd[")[2].partition(']')[0].split(',')
         assert len(extras) > 1 and all(f'{extra}_requirements' in settings for extra in extras), path.name
+
+
+@pytest.mark.parametrize('script, words', [('train.py', ['--only', 'random', '--repeats', '1']), ('grpo.py', ['--turns', '1'])])
+def test_a_benchmark_runs_on_a_tiny_model(script, words, long):
+    "Both use parts of the package that have no place in its interface, and once had stopped with them"
+    if script == 'grpo.py' and not long: pytest.skip('a minute: --long')
+    done = subprocess.run([sys.executable, ROOT/'benchmarks'/script, '--tiny', *words], capture_output=True, text=True, cwd=ROOT)
+    assert not done.returncode and 'n = 1' in done.stdout, done.stderr[-2000:]
