@@ -172,7 +172,7 @@ def turned(
     place = lambda r: (r['id'], r.get('sample', 0))
     old = {place(r): r[grader] == 'right' for r in before}
     if old.keys() != {*map(place, after)}:
-        raise CgdError('turned: not the same problems and samples before and after; give the records of one test')
+        raise CgdError('turned: not the same answers before and after; give records of one test, with as many samples')
     rows = [dict(problem_id=r['id'], was=old[place(r)], now=r[grader] == 'right') for r in after]
     measures = dict(wrong_to_right=lambda r: not r['was'] and r['now'],
                     right_to_wrong=lambda r: r['was'] and not r['now'],
