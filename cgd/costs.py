@@ -415,11 +415,12 @@ def summarise_costs(
 ) -> dict:            # one row
     "A run's estimated cost in one line, with its bottleneck: the stage that takes longest"
     total = lambda k: sum(r[k] for r in costs)
+    ours = sum(r['hours'] for r in costs if r['stage'] == 'rows')   # beside the models, while they work
     teaching = sum(r['gpu_hours'] for r in costs if r['stage'] in _TEACHING)
     texts = sum((work.prompt, work.draft, work.critique, work.refinement))
     return dict(problems=problems, tokens_read=total('read'), tokens_written=total('written'),
                 gpu_hours=total('gpu_hours'), teacher_share=teaching/total('gpu_hours'),
-                disk_gb=problems*texts*work.bytes_a_token*work.copies/1e9, hours=total('hours'),
+                disk_gb=problems*texts*work.bytes_a_token*work.copies/1e9, hours=max(total('hours') - ours, ours),
                 bottleneck=max(costs, key=lambda r: r['hours'])['stage'])
 
 # %% ../nbs/40_costs.ipynb #measured-rates

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from .core import CgdError
 from .generate import Engine, EngineConfig
-from .models import fold_system
+from .models import _ASIDE, _SWITCH, fold_system
 from .store import Completion, Request, Store
 
 # %% ../nbs/15_endpoint.ipynb #openai-engine
@@ -161,7 +161,6 @@ def _blame(
     return 'busy' if status >= 498 or status in (200, 408, 409, 424, 425) else 'unclear'
 
 # %% ../nbs/15_endpoint.ipynb #openai-settings
-_SWITCHES = 'enable_thinking', 'thinking'   # what chat templates ask
 _FIELDS = dict(temperature='temperature', top_p='top_p', max_tokens='max_new_tokens', stop='stop', seed='seed')
 def _settings(engine:'OpenAIEngine', server:_Server, request:Request, omitted:dict) -> dict:
     "What goes beside the messages"
@@ -173,7 +172,7 @@ def _settings(engine:'OpenAIEngine', server:_Server, request:Request, omitted:di
     if 'max_tokens' in every: every[server.cap] = every.pop('max_tokens')
     more = dict(skip_special_tokens=False) if engine.keeps else {}   # as vLLM's and SGLang's servers call it
     thinks = engine.cfg.thinking
-    if thinks != 'auto': more['chat_template_kwargs'] = {name: thinks == 'on' for name in _SWITCHES}
+    if thinks != 'auto': more['chat_template_kwargs'] = _SWITCH[thinks]
     return every | {name: value for name, value in more.items() if name not in omitted}
 
 # %% ../nbs/15_endpoint.ipynb #openai-unwanted
@@ -218,7 +217,6 @@ def _takes_no_system(request:Request, words:str) -> bool:
     return any(turn['role'] == 'system' for turn in request.messages) and bool(_NO_SYSTEM.search(words))
 
 # %% ../nbs/15_endpoint.ipynb #openai-pieces
-_ASIDE = 'reasoning_content', 'reasoning', 'thinking'   # where servers put the thoughts of an answer
 _END_MARK = re.compile(r'<\|(?:im_end|end|return|call|eot_id|endoftext)\|>|</s>')   # their tokenizer is elsewhere
 
 def _pieces(content, thought:bool=False) -> Iterator[tuple[bool, str]]: # whether it is a thought, and its text

@@ -20,8 +20,9 @@ from .core import CgdError, checksum, content_hash, explain_fault, note_time, re
 from .process import call_by_name, explain_death, kill_tree, launch, set_up_child, without_script
 from .endpoint import OpenAIEngine, ask_one_token
 from .generate import Engine, EngineConfig, Score, complete
+from .answers import _CLOSES
 from .models import (
-    _CLOSES, chat_facts, chat_ids, device_memory, find_model, fingerprint, load_tokenizer, mark_thoughts, model_build,
+    chat_facts, chat_ids, device_memory, find_model, fingerprint, load_tokenizer, mark_thoughts, model_build,
     model_context, read_weights, resolve_dtype, score_pairs, weight_shapes, weights_memory)
 from .store import Completion, Request, ScoreRequest, Store
 
@@ -39,6 +40,9 @@ def open_engine(
     if kind not in kinds or not model:
         raise CgdError(f'{spec}: no such engine; known: vllm:MODEL, hf:MODEL, openai:MODEL@BASE_URL, recorded:FILE')
     cfg = EngineConfig.make(options, spec)
+    for name in ('adapter', 'adapters', 'quantization') if kind in ('openai', 'recorded') else ():
+        if getattr(cfg, name): raise CgdError(f'{spec}: {name}: has no effect here; leave it out, or use hf:MODEL')
+    if cfg.steer_strength != 1 and not cfg.steer: raise CgdError(f'{spec}: steer_strength: set steer, too')
     if cfg.steer and kind in _UNSTEERED:
         raise CgdError(f'{spec}: steer: {_UNSTEERED[kind]}; use hf:MODEL, or leave steer out')
     if kind == 'vllm' and (fault := vllm_fault()):

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from .benchmarks import Items, grade_items, score_items
 from .contamination import find_contamination
-from .models import drop_thoughts
+from .answers import drop_thoughts
 from .core import CgdError, derive_seed, span
 from .store import Completion, Request, ScoreRequest, Store, SampleConfig, sample_requests
 from .generate import Engine, complete, score as score_texts
@@ -41,6 +41,8 @@ def messages(
 ) -> list[dict]:         # chat turns: one of the user, after those of solved examples
     "What is asked of a model under evaluation"
     if isinstance(problems, Items) and problems.benchmark.template != ASK:
+        if cfg.template != ASK:
+            raise CgdError(f'template: {problems.benchmark.name} has a wording of its own; leave template out')
         if cfg.shots: raise CgdError(f'shots: {problems.benchmark.name} has a wording of its own; set shots to 0')
         return problems.messages(row)
     if cfg.shots and not getattr(cfg, 'turns', ()): raise CgdError('shots: draw them first, with `draw_shots`')
@@ -75,7 +77,7 @@ def draw_shots(
     asked = [row for t in tests for row in (t if isinstance(t, Items) else [t])]
     if hits := [h for h in find_contamination(chosen, ('prompt',), asked) if h['kind'] in _GIVEN_AWAY]:
         raise CgdError(f'shots: {hits[0]["row"]} is too near the test problem {hits[0]["test"]} to be an example; '
-                       'set another seed, or clean the training problems (06_contamination)')
+                       'set another seed, or clean the training problems (07_contamination)')
     return _Shown(**cfg.model_dump(), turns=[turn for row in chosen for turn in _solved(row, cfg)])
 
 # %% ../nbs/37_evaluate.ipynb #grade-parts
@@ -225,8 +227,7 @@ def summarise(
 
 # %% ../nbs/37_evaluate.ipynb #at-k
 def _at_k(records:list[dict], k:int, grader:str) -> dict: # k, n, and avg, pass and maj with their intervals
-    first = [r for some in by_id(records).values() for r in some[:k]]
-    values = {'avg': by_problem(first, grader), 'pass': pass_at_k(records, k, grader), 'maj': {}}
+    values = {'avg': by_problem(records, grader), 'pass': pass_at_k(records, k, grader), 'maj': {}}
     if f'{grader}_answer' in records[0]: values['maj'] = maj_at_k(records, k, grader)   # code has no answer to vote on
     row = dict(k=k, n=len(values['avg']))
     for name, found in values.items():
@@ -257,10 +258,10 @@ def _lengths(records:list[dict]) -> dict:
 # %% ../nbs/37_evaluate.ipynb #answer-lengths
 def answer_lengths(
     records:list[dict], # from `evaluate`
-    grader:str='strict' # whose outcomes divide them
+    grader:str=''       # whose outcomes divide them; by default the first that graded
 ) -> list[dict]:        # for all and each outcome: answers, mean, median, p95, longest (tokens), truncated (share)
     "Tokens written, by outcome"
-    rows = []
+    rows, grader = [], grader or graders_of(records)[0]
     for outcome in ('all', *sorted({r[grader] for r in records}, key=str)):
         some = [r for r in records if outcome in ('all', r[grader])]
         cut = mean(r['finish_reason'] == 'length' for r in some)
@@ -282,7 +283,7 @@ def _criticise(critic:Engine, asked:list[str], records:list[dict], cfg:EvalConfi
               for r, c in zip(records, found)]
     if not stop: return judged
     def says_right(c, draft):
-        return c.finish_reason == 'stop' and parse_verdict(drop_thoughts(c.text), draft) == 'right'
+        return c.finish_reason == 'stop' and parse_verdict(c.text, draft) == 'right'
     return [dict(r, stopped=says_right(c, draft)) for r, c, draft in zip(judged, found, drafts)]
 
 def _improve(engine:Engine, asked:list[str], records:list[dict], cfg:EvalConfig, store:Store) -> list[dict]:

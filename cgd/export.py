@@ -21,7 +21,8 @@ from .analysis import dataset_card
 from .evaluate import messages
 from .masks import _can_write, _shorten, render
 from .methods import MAIN, Training
-from .models import DATED, chat_ids, drop_thoughts, find_model, load_tokenizer, read_weights
+from .answers import drop_thoughts
+from .models import DATED, chat_ids, find_model, load_tokenizer, read_weights
 from .pipeline import _base_of, _read_run, make_whole
 from .plan import Plan, eval_config
 from .recipe import TrainConfig, accumulation

@@ -7,22 +7,22 @@ __all__ = ['check_feedback', 'sdpo_trainer', 'sd_zero_trainer']
 
 # %% ../nbs/64_feedback.ipynb #imports
 from .core import CgdError
-from .rivals import RLConfig, find_reward
+from .rivals import RLConfig
 from .trainer import on_these_devices
 
 # %% ../nbs/64_feedback.ipynb #shared-settings
 def check_feedback(
     cfg:RLConfig # the recipe
 ):
-    "Raise CgdError for a reward that may abstain: TRL's SDPO would take that for 0, and tell its teacher so"
-    unsure = [name for name in cfg.rewards or () if find_reward(name).asks == 'teacher']
-    if unsure: raise CgdError(f'rewards: {unsure[0]} may abstain, and sdpo and sd_zero need right or wrong of every '
-                              'answer; pay them by right or voted, or run other methods apart')
+    "Raise CgdError for a reward that does not say right or wrong: a teacher is told which it was"
+    unsure = [name for name in cfg.rewards or () if name not in ('right', 'voted')]
+    if unsure: raise CgdError(f'rewards: {unsure[0]} does not say right or wrong of every answer, and sdpo and sd_zero '
+                              'need that; pay them by right or voted, or run other methods apart')
 
 def _settings(cfg:RLConfig, arguments:dict, **more):
     "TRL's settings for SDPO, of which nothing cuts a prompt"
     from trl.experimental.sdpo import SDPOConfig
-    most = sum(w for w in arguments['reward_weights'] if w > 0)   # all that rewards from 0 to 1 can pay
+    most = sum(w for w in arguments['reward_weights'] if w > 0)
     return on_these_devices(SDPOConfig(
         max_prompt_length=None, max_reprompt_len=10**9, success_reward_threshold=most*(1 - 1e-6),
         diagnostics_warning_interval=0, distillation_alpha=1., **more, **arguments))

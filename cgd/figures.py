@@ -404,6 +404,7 @@ def plot_losses(
     ax.set(xlabel='optimizer step', ylabel=unit, **(dict(ylim=(0, None)) if measure == 'loss' else {}))
     if idle := [r for r in losses if measure == 'reward' and r.get('idle')]:
         ax.plot(*zip(*((r['step'], r['reward']) for r in idle)), 'x', color='.3', ms=5, label='idle update')
+    ax.xaxis.get_major_locator().set_params(integer=True)
     _place_legend(ax.figure, dict(zip(*ax.get_legend_handles_labels()[::-1])), 2)
     return ax
 
@@ -774,7 +775,7 @@ def _draw_bars(ax:Axes, sums:Counter, methods:list[str]):
     for (method, stage, who), cost in sums.items():
         ax.barh(methods.index(method), cost, .6, left[method], **_filling(stage, who))
         left[method] += cost
-    _name_rows(ax, [method_label(m) if m else 'shared by all' for m in methods])
+    _name_rows(ax, [method_label(m) if m else 'before any training' for m in methods])
     kinds = {f'{stage} ({who})': Patch(**_filling(stage, who)) for _, stage, who in sums}
     _place_legend(ax.figure, kinds, 3)
 

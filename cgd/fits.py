@@ -42,7 +42,9 @@ def expected_memory(
 ) -> dict[str, float]:  # GiB by part, and their total
     "Memory that a training takes at its peak, by calculation"
     device = dict(device=.7*2**30 if gpu else 0)
-    parts = _weight_bytes(shape, cfg) | _token_bytes(shape, cfg, gpu, target_share) | device
+    shared = cfg.processes if cfg.parallel == 'fsdp2' else 1   # each process holds one
+    weights = {k: v/shared for k, v in _weight_bytes(shape, cfg).items()}
+    parts = weights | _token_bytes(shape, cfg, gpu, target_share) | device
     return {k: v/2**30 for k, v in (parts | dict(total=sum(parts.values()))).items()}
 
 # %% ../nbs/28_fits.ipynb #change-to-fit

@@ -12,7 +12,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from .core import CgdError, content_hash
-from .data import FieldConfig, Problems, _USUAL, _column, _open_spec, parse_row, to_problem
+from .data import (
+    FieldConfig, Problems, _USUAL, _backslash_note, _column, _is_value, _open_spec, _read_row, _refuse_control,
+    split_cft, to_problem)
 from .grade import outcomes
 from .store import Store
 from .teacher import critique, direct, grade_critiques, refine, teach
@@ -40,7 +42,6 @@ _ANEW = 'row_id', 'verdict', *(f'{text}_{what}' for text in _TEXTS for what in (
 _PROBLEM = 'problem_id', 'id', 'source', 'baseline_answer', *sum(_USUAL.values(), ())
 
 # %% ../nbs/22_given.ipynb #unpack
-_CFT = re.compile(r'.*?\bQuestion:\s*\n(?P<prompt>.+?)\n+Solution:\s*\n(?P<draft>.+?)\n*', re.S)
 _AUTHORS = re.compile(r".*?\bQuestion: (?P<prompt>.+?)\n\nStudent's Initial Answer: (?P<draft>.*?)"
                       r'\n\nCritique: (?P<critique>.*)', re.S)
 
@@ -58,7 +59,10 @@ def _unpack(raw:dict) -> dict: # the same row, its texts in columns of their own
         if '\n\nCritique: ' in found['critique']:
             raise CgdError('where its draft ends and its critique begins is not clear')
         own = found.groupdict() | dict(refinement=answer)
-    elif found := _CFT.fullmatch(asked): own = found.groupdict() | dict(critique=answer)
+    elif found := split_cft(asked.strip()):
+        if re.search(r'\n\s*Solution:\s*\n', found[1]):
+            raise CgdError('where its question ends and its draft begins is not clear')
+        own = dict(zip(('prompt', 'draft'), found), critique=answer)
     else: return raw
     rest = {k: v for k, v in raw.items() if k not in ('instruction', 'input', 'output', 'messages', 'conversations')}
     return rest | own
@@ -70,8 +74,11 @@ def _first(raw:dict, names:tuple): # the first of these columns that is there; N
 def _number(raw:dict, name:str) -> int|None:
     value = raw.get(name)
     if value in (None, ''): return None
-    try: return int(float(value))
-    except (TypeError, ValueError): raise CgdError(f'`{name}` is {value!r}, expected a whole number') from None
+    try:
+        if (number := float(value)) == int(number): return int(number)
+        raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise CgdError(f'`{name}` is {value!r}, expected a whole number') from None
 
 def _text(raw:dict, text:str, fields:TraceFields) -> dict: # the text, how it ended, and its tokens
     named = getattr(fields, text, None)
@@ -98,7 +105,7 @@ def _problem_of(raw:dict, texts:tuple, origin:str, fields:TraceFields) -> dict:
 def _given_row(raw:dict, origin:str, fields:TraceFields) -> dict: # a problem, texts (None: lacks), who wrote them
     raw, own = _unpack(raw), {}
     for text in _TEXTS: own |= _text(raw, text, fields)
-    texts = tuple(own[text] for text in _TEXTS if own[text])
+    texts = tuple(t for t in map(own.get, _TEXTS) if t and not _is_value(t))   # a draft may be the gold itself
     if own['draft'] is None and own['critique']: raise CgdError('a critique without the draft that it is of')
     if own['draft'] is None and own['refinement']:
         raise CgdError('a refinement without a draft; name its column solution to have it learnt as it is')
@@ -148,24 +155,27 @@ def read_given(
     fields:TraceFields=TraceFields()   # what its columns are called, if they have unusual names
 ) -> Problems: # rows: of a problem, student, sample, teacher, preset, and each text (None: lacks) with its finish
     "Read a half-finished table; raises CgdError if there is none, nothing is usable, or a setting names no column"
-    rows, skipped, columns, named, known, drafts, places = [], [], {}, set(), {}, defaultdict(list), {}
+    rows, skipped, mended, columns, named, known, drafts, places = [], [], [], {}, set(), {}, defaultdict(list), {}
     origin, records = _open_spec(spec)
     for where, record in records:
         try:
-            raw = parse_row(record)
+            raw, command = _read_row(record)
             columns |= dict.fromkeys(raw)
             named |= {what for what, name in fields if name and _column(raw, name) is not None}
             row = _same_problem(_given_row(raw, origin, fields), known)
+            _refuse_control({c: row[c] for c in ('prompt', 'reference', 'solution', *_TEXTS)})
             row = _numbered(row, drafts[row['problem_id'], row['student']], places)
             if (first := places.setdefault(_place(row), (where, row))[0]) != where:
                 raise CgdError(f'duplicate of {first}')
             rows.append(row)
+            if command: mended.append(command)
         except CgdError as e: skipped.append(f'{where}: {e}')
     for what, name in fields:
         if name and what not in named:
             raise CgdError(f'{spec}: fields.{what}: no row has `{name}`; found {", ".join(columns)}')
     if not rows: raise CgdError(f'{spec}: no usable row' + (f'; the first: {skipped[0]}' if skipped else ': empty'))
-    return Problems(rows, skipped, list(_notes(spec, rows, columns, fields)))
+    notes = [f'{spec}: {_backslash_note(len(rows), len(mended), mended[0])}'] if mended else []
+    return Problems(rows, skipped, [*_notes(spec, rows, columns, fields), *notes])
 
 # %% ../nbs/22_given.ipynb #given-problems
 _OF_PROBLEM = 'problem_id', 'source', 'prompt', 'reference', 'solution'

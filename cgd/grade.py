@@ -11,7 +11,9 @@ from dataclasses import astuple, dataclass
 from fractions import Fraction
 from functools import lru_cache, partial
 
-from .answers import _CUE, _LONGEST, _boxes, _stated_answer, boxed_answer, find_answer, last_number, to_number
+from cgd.answers import (
+    _CUE, _HEARSAY, _LONGEST, _RETRACTED, _boxes, _stated_answer, boxed_answer, drop_thoughts, find_answer, last_number,
+    to_number)
 from .choices import _any_choice, _read_choice
 from .core import CgdError, span
 from .guard import _OUT, run_guarded
@@ -315,14 +317,20 @@ def _exactly(reference:str, answer:str, slow:bool) -> Grade|None:
     return _graded(_decide(reference, answer, partial(_same_leaf, value=_with_algebra if slow else None)), answer)
 
 # %% ../nbs/11_grade.ipynb #strict
+def _said_last(completion:str) -> list[str]: # none where a box counts, or where it is hearsay or taken back at once
+    "The line behind the last cue"
+    cue = None if r'\boxed' in completion else next(iter(list(_CUE.finditer(completion))[-1:]), None)
+    if not cue or _HEARSAY.search(completion, max(0, cue.start() - 40), cue.start()): return []
+    line, _, rest = completion[cue.end():].partition('\n')
+    return [] if _RETRACTED.match(rest) else [line]
+
 def strict(
     reference:str,  # plain or LaTeX
     completion:str,
     slow:bool=False # may take any time: only in a worker that can be killed
 ) -> Grade|None:    # None: cannot be decided quickly
     "Grade the boxed or stated answer, exactly"
-    cues = [] if r'\boxed' in completion else list(_CUE.finditer(completion))
-    said = (completion, *(completion[cue.end():].partition('\n')[0] for cue in cues[-1:]))
+    said = completion, *_said_last(completion)
     answer = next((t.strip() for t in said if _says_only(t, reference)), None) or find_answer(completion)
     return _exactly(reference, _with_percent(reference, completion, answer), slow) if answer else Grade('no_answer')
 
@@ -465,13 +473,14 @@ def _check_pairs(pairs:list, grader:str) -> None:
 
 # %% ../nbs/11_grade.ipynb #grade-many
 def grade_many(
-    pairs:list,            # (reference, completion)
+    pairs:list,            # (reference, completion), whose thoughts are not read
     grader:str='strict',   # a name in GRADERS
     workers:int|None=None, # processes for pairs that need algebra; None: up to one a core
     timeout:float=5.       # seconds for one such pair
 ) -> list[Grade]:          # in the order of the pairs
     "Grade many completions; raises CgdError for an unknown grader or a missing reference"
     _check_pairs(pairs := list(pairs), grader)
+    pairs = [(reference, drop_thoughts(completion)) for reference, completion in pairs]
     grades = [_at_once(grader, pair) for pair in pairs]
     undecided = [i for i, g in enumerate(grades) if g is None]
     jobs = [(grader, *pairs[i]) for i in undecided]

@@ -20,7 +20,7 @@ except ImportError as e:
 from .benchmarks import BENCHMARKS, Benchmark, Items, bench_file, grade_items, instruction_checks, load_benchmark
 from .data import parse_row, read_file
 from .core import CgdError, derive_seed
-from .evaluate import GRADER_NAMES
+from .evaluate import graders_of
 from .stats import mean_interval
 from .generate import Engine, Unsupported, complete, score
 from .store import Request, ScoreRequest, Store
@@ -214,11 +214,15 @@ def _worked_examples() -> list[dict]:
     rows = [parse_row(line) for _, line in read_file(file)] if file else []
     return [dict(question=r['problem'], answer=r['raw_answer']) for r in rows]
 
-def _data(task:str, items:Items) -> dict:
+def _data(task:str, items:Items, shots:int|None) -> dict: # shots: None is as many as the task wants
     "Rows in the task's form, by split"
     split, row = _ROWS[task]
     data = {split: [row(r) for r in items]}
-    return data | dict(train=_worked_examples() or data[split]) if task == 'gsm8k' else data
+    if task != 'gsm8k': return data
+    if not (worked := _worked_examples()) and shots != 0:
+        raise CgdError('lm_eval: gsm8k shows problems of its training set first; put gsm8k_train.jsonl.gz into '
+                       'CGD_BENCH_DIR, or pass num_fewshot=0')
+    return data | dict(train=worked or data[split])
 
 # %% ../nbs/38_harness.ipynb #record
 def _number(value) -> float|list[float]: return [float(v) for v in value] if isinstance(value, list) else float(value)
@@ -249,7 +253,7 @@ def lm_eval_records(
     "What lm-eval makes of a model's answers to one of its tasks, and what we make of them"
     _refuse_code(task)
     items = items or _local_items(task)
-    data = _data(task, items) if items else None
+    data = _data(task, items, how.get('num_fewshot')) if items else None
     by_item = {}
     for s in lm_eval_results(engine, store, task, data, limit=limit, **how)['samples'][task]:
         by_item.setdefault(s['doc_id'], []).append(s)
@@ -289,8 +293,7 @@ def beside_ours(
     task:str            # names the rows
 ) -> list[dict]: # task, metric, grader, n, value (lm-eval's), ours, agree (share of items on which both say the same)
     "Each metric of lm-eval beside each of our graders, on the same replies; none where ours did not grade"
-    graders = [name for name in records[0] if name in GRADER_NAMES or f'{name}_answer' in records[0]]
-    found = {g: [float(r[g] == 'right') for r in records] for g in graders}
+    found = {g: [float(r[g] == 'right') for r in records] for g in graders_of(records)}
     said = {m: [r[m] for r in records] for m in _metrics(records) if not isinstance(records[0][m], list)}
     return [dict(task=task, metric=m, grader=g, n=len(theirs), value=mean(theirs), ours=mean(ours),
                  agree=mean(a == b for a, b in zip(theirs, ours)))

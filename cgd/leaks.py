@@ -12,6 +12,7 @@ from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 
+from .choices import _is_word
 from .reading import one_spelling, read_answer, split_unit
 from .grade import strict
 from .answers import to_number
@@ -74,7 +75,8 @@ def _states_spelling(text:str, gold:str) -> bool:
     text, gold = _spelt(text), _spelt(gold)
     before = r'(?<![\w.)\]])' if gold.startswith('-') else r'(?<![\w.\\])(?<!^-)(?<![^\w)\]]-)'
     any_case = re.I if re.fullmatch(r'[^\W\d_]{2,}(?:[ -][^\W\d_]+)*', gold) else 0   # words
-    return re.search(rf'{before}{re.escape(gold)}(?![\w^]|\.\d)', text, any_case) is not None
+    found = re.finditer(rf'{before}{re.escape(gold)}(?![\w^]|\.\d)', text, any_case)
+    return any(not _is_word(gold, text[m.end():]) for m in found)   # `a` may be an article
 
 # %% ../nbs/23_leaks.ipynb #states-answer
 _GROUPED = re.compile(r'(?<=\d)(?:,(?:\\!)?|\{,\}|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))')

@@ -31,7 +31,7 @@ def lora_config(
 # %% ../nbs/30_loading.ipynb #load-base
 def load_base(
     folder:str,      # of the student
-    cfg:TrainConfig, # method and dtype
+    cfg:TrainConfig, # tuning and dtype
     batching:str     # from `choose_batching`
 ):                   # a causal language model of transformers
     "The student before it is trained: in float32 if all its weights are, in 4 bits for qlora"

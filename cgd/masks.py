@@ -106,7 +106,7 @@ def length_audit(
 ) -> list[dict]:       # a row for each part: median, 95th percentile, longest; for the total, how many are over
     "What a limit would cut, before it is cut"
     rows = []
-    for part in ('problem', 'draft', 'critique', 'target', 'total'):
+    for part in ('problem', 'draft', 'critique', 'target', 'total') if counts else ():
         values = sorted(c[part] for c in counts)
         rows.append(dict(part=part, median=median(values), p95=values[int(.95*(len(values)-1))], max=values[-1],
                          over=sum(v > max_length for v in values)))
@@ -247,6 +247,7 @@ def equal_budget(
     "Views that teach equally many tokens"
     def size(pair):   # each answer with its end token
         return sum(len(_target_ids(tokenizer, text)) + 1 for half in _halves(pair) for text in _targets(half))
+    if not views: return []
     shared = set.intersection(*({r['row_id'] for r in v.rows} for v in views))
     rows = [[r for r in v.rows if r['row_id'] in shared] for v in views]
     limit = min(sum(map(size, some)) for some in rows)

@@ -194,7 +194,7 @@ _BOTH = 'draft', 'critique'
 
 METHODS = {m.name: m for m in (
     Method('sft', "SFT (data's own solution)", 'Learns the solution that came with the problem.',
-           colour='#0173b2', mark='^', learns='solution'),
+           _CGD, '#0173b2', '^', learns='solution'),
     Method('dsft', "Distilled SFT (teacher's answer)", "Learns the teacher's own answer to the problem.",
            _CGD, '#56b4e9', 'v', learns='direct'),
     Method('dsft_refined', 'Distilled SFT (x → ŷ)', 'Learns the refinement from the problem alone.',
@@ -300,7 +300,7 @@ METHODS |= {m.name: m for m in (
 )}
 
 # %% ../nbs/24_methods.ipynb #registry-rivals
-_STEADY = 'cgd.feedback:check_feedback'   # rewards that never abstain
+_STEADY = 'cgd.feedback:check_feedback'   # rewards that say right or wrong
 METHODS |= {m.name: m for m in (
     Method('grpo', 'GRPO, rewarded by the grader',
            'Writes several answers to a problem; those that the grader likes better than the others become likelier.',

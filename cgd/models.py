@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DATED', 'SHAPES', 'find_model', 'cache_folder', 'load_tokenizer', 'fingerprint', 'fold_system', 'chat_pieces',
-           'chat_ids', 'end_of_turn', 'drop_thoughts', 'turn_ids', 'score_pairs', 'chat_facts', 'mark_thoughts',
-           'Shape', 'model_shape', 'model_context', 'resolve_dtype', 'weights_memory', 'device_memory', 'read_weights',
-           'weight_shapes', 'model_build']
+           'chat_ids', 'end_of_turn', 'turn_ids', 'score_pairs', 'chat_facts', 'mark_thoughts', 'Shape', 'model_shape',
+           'model_context', 'resolve_dtype', 'weights_memory', 'device_memory', 'read_weights', 'weight_shapes',
+           'model_build']
 
 # %% ../nbs/13_models.ipynb #imports
 import importlib.metadata, json, os, re, shutil, subprocess, sys, tempfile, time
@@ -17,6 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from .answers import _CLOSES, _OPENS
 from .core import CgdError, checksum, content_hash, shipped, span, write_atomic
 from .process import call_by_name, launch, redirect_output
 from .store import Completion, ScoreRequest
@@ -260,10 +261,6 @@ def end_of_turn(
     return tokenizer.eos_token_id
 
 # %% ../nbs/13_models.ipynb #split-thoughts
-_OPENS = (r'<think(?:ing)?>|\[THINK\]|<\|channel\|>analysis<\|message\|>|<\|im_start\|>think\b|'
-          r'<\|channel>thought\b')   # the last is Gemma's
-_CLOSES = (r'</think(?:ing)?>|\[/THINK\]|<\|im_start\|>answer\b|<channel\|>|'
-           r'(?:(?:<\|end\|>)?<\|start\|>assistant)?<\|channel\|>final<\|message\|>')
 _THOUGHT = re.compile(rf'\s*(?:{_OPENS})(.*?)(?:{_CLOSES})(.*)|'
                       r'((?:(?!<think).)*?)\n\s*</think(?:ing)?>[ \t]*\n(.*)', re.DOTALL)   # the prompt opened it
 
@@ -271,14 +268,6 @@ def _split_thoughts(text:str) -> tuple[str, str]: # the thoughts, '' if it begin
     "The thoughts that an answer begins with, marked as any family marks them, and what comes after"
     if not (found := _THOUGHT.fullmatch(text)): return '', text.strip()
     return tuple((a if a is not None else b).strip() for a, b in (found.group(1, 3), found.group(2, 4)))
-
-# %% ../nbs/13_models.ipynb #drop-thoughts
-def drop_thoughts(
-    text:str # a completion
-) -> str:    # all of it if it does not think aloud; '' if it never came to an end of its thoughts
-    "What a model says after thinking, marked as any family marks it"
-    tail = re.split(_CLOSES, text)[-1]
-    return '' if re.search(_OPENS, tail) else tail
 
 # %% ../nbs/13_models.ipynb #around
 _ASIDE = 'reasoning_content', 'reasoning', 'thinking'   # what families call the thoughts of a turn

@@ -8,7 +8,7 @@ __all__ = ['STAGES', 'run', 'check_fork', 'take_over', 'drop_unreadable', 'open_
            'regrade_run', 'analyse']
 
 # %% ../nbs/47_pipeline.ipynb #imports
-import io, json, os, shutil, sys
+import io, json, os, random, shutil, sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -105,6 +105,8 @@ def run(
     if upto not in STAGES: raise CgdError(f'{upto}: no such stage; known: {", ".join(STAGES)}')
     if not cfg.methods and upto not in ('eval', 'report'):
         raise CgdError(f'methods: {upto} needs some; a run without methods only evaluates')
+    if upto in ('eval', 'report') and not cfg.benchmarks:
+        raise CgdError('benchmarks: name at least one, e.g. test:200; tasks of lm_eval are reported beside it')
     planned = plan(cfg, upto)
     if fork: check_fork(planned, fork)
     with hold_folder(cfg.path()), time_run(cfg.path(), began), show_progress(_steps(planned, upto)):
@@ -795,6 +797,11 @@ def _measured_on(plan:Plan, problems:str|None, store:Store) -> tuple[list[dict],
     return (held_out, cfg.validation) if held_out else (seen, 'the training problems')
 
 # %% ../nbs/47_pipeline.ipynb #probe-students
+def _cosine(traces:list[dict], cfg:RunConfig) -> list[dict]: # nothing without the encoder, which may not be installed
+    try: return cosine_table(traces, cfg.views)
+    except CgdError as e: print(f'left out: {e}', file=sys.stderr)
+    return []
+
 def _probe_students(
     plan:Plan,             # of a run with models
     students:dict[str, str], # method -> a whole model's folder
@@ -808,7 +815,7 @@ def _probe_students(
     probe_all(cfg.student, students, traces, tested, store, cfg.views, how)
     probed = [measure(model, traces, store, cfg.views, method) for method, model in students.items()]
     return dict(uncertainty=uncertainty_table(probed), uncertainty_gaps=uncertainty_gaps(probed),
-                attention=attention_table(probed), alignment=alignment_table(probed) + cosine_table(traces, cfg.views),
+                attention=attention_table(probed), alignment=alignment_table(probed) + _cosine(traces, cfg),
                 drift=first_token_table(cfg.student, tuned, tested, store, how))
 
 # %% ../nbs/47_pipeline.ipynb #sampled-entropy
@@ -819,7 +826,8 @@ def _sampled_entropy(plan:Plan, students:dict[str, str], items:Items, k:int, sto
         for method, model in students.items():
             engine.set_model(model)
             records[method] = evaluate(engine, items, how, store)
-    return answer_entropy_table(records)
+    graders = items.benchmark.graders
+    return answer_entropy_table(records, 'flexible' if 'flexible' in graders else graders[0])
 
 # %% ../nbs/47_pipeline.ipynb #analyse-run
 def analyse(
@@ -839,11 +847,15 @@ def analyse(
 def _measure_students(plan:Plan, rows:int, problems:str|None, samples:int) -> dict[str, list[dict]]:
     trained = [m for m in plan.cfg.methods if plan.cfg.path('models', m, 'train.json').exists()]
     students = {'base': plan.cfg.student} | {m: make_whole(plan, plan.trainings[m]) for m in trained}
+    if rows < 1: raise CgdError(f'rows: {rows}: expected a number above 0')
     items = plan.tests[0].items
+    if samples and items.benchmark.kind not in ('math', 'letter', 'text'):
+        raise CgdError(f'samples: of {plan.tests[0].name} no answers are read, so they have no entropy; leave it out')
     def first(n): return replace(items, rows=items.rows[:n])
     with Store(plan.cfg.path('probed', 'store.sqlite')) as store:   # not the run's: its ledger is of the run alone
         traces, whose = _measured_on(plan, problems, store)
-        print(f'{len(traces[:rows])} refinements of {whose}')
-        tables = _probe_students(plan, students, traces[:rows], first(rows), store)
+        chosen = traces if len(traces) <= rows else random.Random(derive_seed(0, 'analyse')).sample(traces, rows)
+        print(f'{len(chosen)} refinements of {whose}')
+        tables = _probe_students(plan, students, chosen, first(rows), store)
         if samples: tables['answer_entropy'] = _sampled_entropy(plan, students, first(50), samples, store)
     return tables

@@ -65,7 +65,8 @@ def _entries(run:_Published, method:str) -> dict[str, list]: # benchmark -> of `
     found = {}
     for row in run.scores(method):
         test = run.test(row['benchmark'])
-        if not test or test.limit or not test.items.benchmark.hub: continue
+        whole = test and not test.limit and int(row['n']) == test.items.benchmark.n
+        if not whole or not test.items.benchmark.hub: continue
         name, _, rest = test.items.benchmark.hub.partition(':')
         task = rest.partition(':')[0]
         found[test.name] = [EvalResultEntry(

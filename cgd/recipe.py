@@ -51,6 +51,7 @@ class TrainConfig(Config):
     @model_validator(mode='before')
     @classmethod
     def _tuning_was_method(cls, values): # in configs and train.json of before
+        if not isinstance(values, dict): return values
         return {'tuning' if k == 'method' else k: v for k, v in values.items()}
 
     def recomputes(self, gpu:bool) -> bool:
@@ -61,7 +62,7 @@ class TrainConfig(Config):
 class PreferConfig(TrainConfig):
     "How a student learns to like one answer better than another"
     answers:ClassVar[int]=2                        # the better one and the other
-    beta:PositiveFloat=.1                          # how dear it is to move away from the student as it was
+    beta:PositiveFloat=.1                          # how costly it is to move away from the student as it was
     backend:Literal['trl']='trl'                   # plain TRL
     tuning:Literal['lora', 'full']='lora'          # adapter, or all weights
     lr:PositiveFloat=5e-5                          # learning rate; all weights want about 5e-7

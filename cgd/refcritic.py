@@ -13,7 +13,7 @@ from .grade import outcomes
 from .leaks import states_answer
 from .loop import retry_requests
 from .methods import ViewConfig
-from .models import drop_thoughts
+from .answers import drop_thoughts
 from .progress import say
 from .rivals import Asked, RLConfig
 from .store import Completion, SampleConfig, Store

@@ -232,13 +232,15 @@ def _pack_examples(
 # %% ../nbs/43_report.ipynb #table-words
 _ESTIMATES = 'difference', 'accuracy', 'value', 'share', 'imitation'   # what plain `low` and `high` belong to
 _SHARES = {'difference', 'accuracy', 'share', 'in_format', 'truncated', 'detectable', 'teacher_share', 'train_share',
+           'avg', 'pass', 'maj', 'form', 'form_base', 'substance', 'substance_base', 'imitation', 'ours', 'agree',
            *GRADER_NAMES}
-_OPERATIONS = {'flops', 'student_flops', 'teacher_flops', 'cost'}
+_OPERATIONS = {'flops', 'student_flops', 'teacher_flops', 'cost', 'surely'}
 _COLUMNS = {'p': 'McNemar p', 'p_holm': 'Holm p', 'in_format': 'in format, %', 'truncated': 'cut off, %',
             'mean_tokens': 'mean tokens', 'detectable': 'gain it could show, points', 'a': 'method', 'b': 'against',
             'difference': 'difference, points', 'wins': 'wrong → right', 'losses': 'right → wrong',
             'flops': 'operations', 'student_flops': "student's operations", 'teacher_flops': "teacher's operations",
-            'cost': 'operations to reach it', 'grader': 'graded by', 'gpu_hours': 'GPU hours'}
+            'cost': 'operations to reach it',
+            'surely': 'operations, by its whole interval', 'grader': 'graded by', 'gpu_hours': 'GPU hours'}
 
 def _is_number(value) -> bool: return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -478,10 +480,9 @@ def _flip_links(gap:dict) -> list[dict]:
     "What a method turned right and wrong, to read"
     view = dict(a=gap['b'], b=gap['a'], set=gap['benchmark'], grader=gap['grader'])
     who, than = short_label(gap['a']), short_label(gap['b'])
-    return [dict(href=_link(**view, show='gained'), label=f'{gap["wins"]} wrong → right',
-                 more=f'{who} right, {than} not: read them'),
-            dict(href=_link(**view, show='lost'), label=f'{gap["losses"]} right → wrong',
-                 more=f'{than} right, {who} not: read them')]
+    ways = ('gained', gap['wins'], 'wrong → right', who, than), ('lost', gap['losses'], 'right → wrong', than, who)
+    return [dict(href=_link(**view, show=show), label=f'{n} {way}', more=f'{one} right, {other} not: read them')
+            for show, n, way, one, other in ways if n]
 
 def _told(gaps:list[dict], main:list[dict]) -> dict|None: # the difference behind the headline
     if len(main) < 2: return None
@@ -511,8 +512,9 @@ def _examples_part(found:list[dict], voices:list[dict], gaps:list[dict], main:li
     "What the template needs of the examples: packed, and with what they are compared by"
     graders, fixed = _graders(found), [e['id'] for e in fixed_examples(found)]
     told = _told(gaps, main)
+    texts = [[e['id'], *(v['text'] for v in e['voices'])] for e in found]   # labels are kept for these
     page = dict(voices=voices, graders=graders | dict(grade=''), gaps=gaps, fixed=fixed,
-                opens=[told['b'], told['a']] if told else [], run=content_hash(title, sorted(e['id'] for e in found)))
+                opens=[told['b'], told['a']] if told else [], run=content_hash(title, texts))
     data, texts, shown = _pack_examples(found, page, most)
     kinds = {'on tests': [v for v in voices if not v['taught']],
              'in teaching': [v for v in voices if v['taught'] and v['name'] != 'critique']}

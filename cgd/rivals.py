@@ -74,6 +74,7 @@ class RLConfig(Config):
     @model_validator(mode='before')
     @classmethod
     def _tuning_was_method(cls, values): # in configs and train.json of before
+        if not isinstance(values, dict): return values
         return {'tuning' if k == 'method' else k: v for k, v in values.items()}
 
     def recipe(self) -> TrainConfig: # for what is done alike
@@ -111,9 +112,9 @@ REWARDS = dict(
                    ('draft', 'draft_grade')),
     refines=Reward('The share of refinements with a critique that are right; 0 if it gives the answer away.',
                    'cgd.refcritic:pay_refines', ('draft', 'draft_grade', 'reference'), 'student'),
-    closeness=Reward('The share of words that a teacher keeps when it changes as little as it can.',
+    closeness=Reward('How near a completion is to a teacher\'s smallest edit of it (1: nothing changed).',
                      'cgd.rewards:pay_closeness', asks='teacher'),
-    closeness_stored=Reward("The share of words that are those of the table's refinement.",
+    closeness_stored=Reward("How near a completion is to the table's refinement (1: the same words).",
                             'cgd.rewards:pay_closeness_stored', ('refinement',)),
     judged=Reward("A judge's mark of 0 to 10, as a share.", 'cgd.rewards:pay_judged', asks='teacher', by_model=True),
     right_then_short=Reward('-2 for wrong, -1 for no form, and else 1 and more, the shorter the better.',

@@ -77,8 +77,15 @@ def _share_interval(
     low, high = (middle - half) / (1 + wide), (middle + half) / (1 + wide)
     return max(0., low) if share > 0 else 0., min(1., high) if share < 1 else 1. # without the last digit's error
 
-def _worth_in_answers(share:float, error:float, n:int) -> float: # variance of the share -> answers with that variance
-    return share*(1 - share)/error if error else float(n)   # all alike: their number
+def _mean_in_share(
+    share:float, # mean of values from 0 to 1
+    error:float, # its variance
+    n:int        # values
+) -> tuple[float, float]: # 95% interval
+    "As of so many answers as would vary that much; where none varies, so many may differ, each by all that it can"
+    if error: return _share_interval(share, share*(1 - share)/error)
+    differ = _share_interval(0., n)[1]
+    return share*(1 - differ), share + differ*(1 - share)
 
 # %% ../nbs/35_stats.ipynb #mean-interval
 def mean_interval(
@@ -87,7 +94,7 @@ def mean_interval(
     "Wilson's for shares (solved in part: by how much they vary), the bootstrap's for other measures"
     found, n = mean(values), len(values)
     if not all(0 <= x <= 1 for x in values): return found, *resampled(values)
-    return found, *_share_interval(found, _worth_in_answers(found, pvariance(values)/n, n))
+    return found, *_mean_in_share(found, pvariance(values)/n, n)
 
 # %% ../nbs/35_stats.ipynb #mcnemar
 def _mcnemar(wins:int, losses:int) -> float: # problems that only the first, only the second solved -> two-sided p
@@ -234,7 +241,7 @@ def _crossed_mean(
     line = dict(seeds=len(runs), n=n, value=value)
     if others is not None: return line | dict(low=value - half, high=value + half, p=_two_sided_p(value, parts))
     if not all(0 <= v <= 1 for v in values): return line | dict(low=value - half, high=value + half)
-    return line | dict(zip(('low', 'high'), _share_interval(value, _worth_in_answers(value, (half/_Z)**2, n))))
+    return line | dict(zip(('low', 'high'), _mean_in_share(value, (half/_Z)**2, n)))
 
 # %% ../nbs/35_stats.ipynb #by-problem-alike
 def _by_problem_alike(runs:list[list[dict]], grader:str) -> list[dict]: # the same problems in all seeds

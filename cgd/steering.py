@@ -13,7 +13,8 @@ from pathlib import Path
 from .core import CgdError, write_atomic
 from .engines import HfEngine, decoder_layers, direction_facts, paragraph_ends
 from .generate import Engine
-from .models import _CLOSES, _OPENS, score_pairs
+from .answers import _CLOSES, _OPENS
+from .models import score_pairs
 from .store import Completion, ScoreRequest
 
 # %% ../nbs/59_steering.ipynb #label-thoughts

@@ -52,7 +52,7 @@ class SweepConfig(Config):
     contrasts:tuple[tuple[str, str], ...]=()
     baseline:str=''                 # arm/method that every other one is compared with
     # settings that a run's seed goes to
-    seeded:tuple[str, ...]=('train.seed', 'views.seed', 'rl.seed')
+    seeded:tuple[str, ...]=('train.seed', 'views.seed', 'prefer.seed', 'rl.seed')
 
     def path(self, *parts:str) -> Path: # inside the sweep's folder
         "A file of this sweep"
@@ -116,6 +116,9 @@ def cells(
     for label in [*sum(sweep.contrasts, ()), *filter(None, [sweep.baseline])]:
         if label not in known:
             raise CgdError(f'{label}: no such arm/method to compare; known: {", ".join(sorted(known))}')
+    if len({c.cfg.model_dump_json(include={'student', 'student_url', 'eval'}) for *_, c in found}) > 1:
+        raise CgdError('arms: `student` and `eval` must be alike in all, as the untrained student is tested once; '
+                       'make another sweep of those that differ')
     return [cell for *_, cell in sorted(found, key=lambda f: f[:2])]
 
 # %% ../nbs/48_sweep.ipynb #finished
@@ -139,7 +142,7 @@ def run_sweep(
             at = f'run {len(all_cells) - len(todo) + len(took) + 1} of {len(all_cells)}'
             left = f', about {mean(took) * (len(todo) - len(took)) / 3600:.1f} h left' if took else ''
             print(f'\n== {cell.cfg.name}: {at}{left}', flush=True)
-            if hours and took and time.monotonic() - began + mean(took) > 3600 * hours:
+            if hours is not None and took and time.monotonic() - began + mean(took) > 3600 * hours:
                 print('stopped here: the next run would not end in time')
                 break
             took.append(_run_cell(cell))

@@ -17,6 +17,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
+from .answers import drop_thoughts
 from .core import CgdError, Config, content_hash, derive_seed
 from .progress import Work, show_progress
 from .store import Completion, SampleConfig, Store, sample_requests
@@ -72,7 +73,7 @@ _NEEDED = dict(
     critique_user=('problem', 'answer'), refine_user=('problem', 'answer', 'critique'), reference_note=('reference',))
 
 def load_preset(
-    name:str  # 'paper', 'chained' or a YAML file with a preset's fields
+    name:str  # in PRESETS, or a YAML file with a preset's fields
 ) -> _Preset: # checked: each template has what it needs
     "A preset by name or from a file"
     if name in PRESETS: return PRESETS[name]
@@ -192,7 +193,8 @@ def read_flags(
 # %% ../nbs/21_teacher.ipynb #teacher-config
 class TeacherConfig(Config):
     "How a teacher teaches"
-    # LM teacher: 'paper', 'chained', 'corrected' (each critique with an answer of its own) or a YAML file
+    # LM teacher: 'paper', 'chained', 'solved' (it answers first), 'corrected' (each critique with an answer of its own)
+    # or a YAML file
     preset:str='paper'
     with_reference:bool=False       # LM teacher: it sees the gold solution (or answer)
     max_new_tokens:PositiveInt=512  # LM teacher: cap on each text
@@ -389,7 +391,7 @@ def grade_critiques(
     rows:list[dict] # with critiques
 ) -> list[dict]:    # the same rows, with critique_grade; None without a gold answer
     "Grade the answer that each critique gives in its own words"
-    own = [_IN_MARKS.sub(' ', row['critique']) for row in rows]
+    own = [_IN_MARKS.sub(' ', drop_thoughts(row['critique'])) for row in rows]
     return [dict(row, critique_grade=grade) for row, grade in zip(rows, outcomes(rows, own, 'strict'))]
 
 # %% ../nbs/21_teacher.ipynb #critique-stage
@@ -401,7 +403,7 @@ def critique(
     store:Store|None=None # where an LM teacher's completions are kept
 ) -> list[dict]:       # the same rows, with critique, its grade and verdict
     "Have every draft reviewed"
-    _require(traces, ('prompt', 'draft', 'student'), 'critique')
+    _require(traces, ('problem_id', 'sample', 'student', 'prompt', 'draft'), 'critique')
     by = teacher.name, teacher.preset
     rows = [dict(row, teacher=teacher.name, preset=teacher.preset,
                  row_id=content_hash(row['problem_id'], row['sample'], row['student'], *by)) for row in traces]
@@ -464,7 +466,7 @@ def direct(
     grader:str='auto'  # as for drafts
 ) -> list[dict]:       # the same rows, with the teacher's own answer
     "The teacher's answer to the bare prompt, for Distilled SFT"
-    _require(traces, ('prompt',), 'direct')
+    _require(traces, ('problem_id', 'prompt'), 'direct')
     rows = [dict(row, row_id=row.get('row_id') or content_hash(row['problem_id'])) for row in traces]
     done = teacher.direct(rows, store)
     grades = outcomes(traces, [c.text for c in done], grader)
@@ -483,6 +485,7 @@ def rewrite(
     base, lacking = ('direct', 'direct answer') if '{direct}' in REWRITES[column] else ('draft', 'draft')
     _require(traces, ('prompt', 'draft', base, 'row_id'), column)
     def write_again(rows, store): return teacher.rewrite(rows, column, store)
+    write_again.__name__ = column   # what is said of rows that are left out
     done = _put_to(write_again, traces, store, lacking, lambda row: row[base].strip())
     grades = outcomes(traces, [c.text for c in done], grader)
     return [row | {column: c.text, f'{column}_finish': c.finish_reason, f'{column}_tokens': c.completion_tokens,

@@ -32,16 +32,18 @@ from .views import Pairs
 
 # %% ../nbs/32_train.ipynb #check-validation
 def _problems(pairs:Pairs) -> list[dict]: # `problem` may have the inference wording around it
-    return [dict(problem_id=r['row_id'], prompt=r.get('bare_problem', r['problem'])) for r in pairs.rows]
+    found = [dict(problem_id=r['row_id'], prompt=r.get('bare_problem', r['problem'])) for r in pairs.rows]
+    return list({p['prompt']: p for p in reversed(found)}.values())[::-1]   # each once, with its first row's id
 
 _REPORTED = 'reported: a test set must not choose the checkpoint'
 
 def _check_validation(validation:Pairs, others:list[dict], why:str=_REPORTED):
     "Raise CgdError if a problem of the validation set is among others, which are `why`"
     ids = {r['problem_id']: r['prompt'] for r in others}
-    if shared := shared_problems(others, _problems(validation)):
+    problems = _problems(validation)
+    if shared := shared_problems(others, problems):
         first = shared[0][0]
-        raise CgdError(f'validation: {len(shared)} of its {len(validation)} problems are {why}; '
+        raise CgdError(f'validation: {len(shared)} of its {len(problems)} problems are {why}; '
                        f'the first: {first} ({ids[first][:60]!r}); '
                        'take other problems, such as the shipped set `val`')
 

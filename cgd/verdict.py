@@ -13,6 +13,7 @@ from textwrap import dedent
 
 from markdown_it import MarkdownIt
 
+from .answers import drop_thoughts
 from .core import content_hash
 
 # %% ../nbs/19_verdict.ipynb #fence
@@ -350,10 +351,11 @@ def _verdicts(plain:str, draft:str) -> list[tuple[str, bool]]:
 
 # %% ../nbs/19_verdict.ipynb #parse-verdict-function
 def parse_verdict(
-    critique:str, # as the teacher wrote it
+    critique:str, # as the teacher wrote it; its thoughts are not read
     draft:str=''  # what it is about; what is copied from it without quotation marks is not the critique's own
 ) -> str:         # right | wrong | unparsed
     "A critique's own last verdict"
     own = last = ''
-    for last, sure in _verdicts(plain_text(critique), plain_text(draft)): own = last if sure else own
+    texts = (plain_text(drop_thoughts(text)) for text in (critique, draft))
+    for last, sure in _verdicts(*texts): own = last if sure else own
     return own if own == last and own else 'unparsed'

@@ -150,6 +150,8 @@ def _needed(method:Method, cfg:ViewConfig) -> list[str]: # columns
     needed = ['row_id', 'prompt', *method.columns]
     if method.own: needed += ['teacher', 'student', f'{method.learns}_grade']
     if 'retry' in filter_stages(method, cfg): needed.append('help')
+    if cfg.verdict_agrees: needed += ['verdict', 'draft_grade']
+    if cfg.no_leak and not method.faults: needed += ['critique', 'reference']
     if cfg.fluent: needed += [f'{c}_perplexity' for form in text_forms(method) for c in form]
     if cfg.right_share is not None: return [*needed, cfg.right_share_of]
     return needed if method.right_share is None else [*needed, 'draft_grade']

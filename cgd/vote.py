@@ -15,7 +15,7 @@ from pathlib import Path
 from .core import CgdError
 from .answers import find_answer
 from .methods import ViewConfig
-from .models import find_model, load_tokenizer, turn_ids
+from .models import find_model, fingerprint, load_tokenizer, turn_ids
 from .rivals import RLConfig, pay_right
 from .preferences import _NO_PAIR
 from .stats import ballot
@@ -104,7 +104,7 @@ def judge_base(
 
 # %% ../nbs/65_vote.ipynb #pay-by-model
 @lru_cache(None)
-def _load_judge(folder:str) -> tuple: # the model and its tokenizer
+def _load_judge(folder:str, mark:str) -> tuple: # the model and its tokenizer; mark: its fingerprint
     import torch
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification as Judge
@@ -119,11 +119,11 @@ def pay_by_model(
     rows:list[dict], # the row of each, with messages and completion_finish
     *rest            # not used
 ) -> list[float]:
-    "What a reward model says of each completion; 0 where it was cut off"
+    "The sigmoid of what a reward model says of each completion; 0, which is less than any, where it was cut off"
     import torch
-    model, tokenizer = _load_judge(folder)
+    model, tokenizer = _load_judge(folder, fingerprint(folder))
     def score(text:str, row:dict) -> float:
         if row['completion_finish'] != 'stop': return 0.
         ids = torch.tensor([sum(turn_ids(tokenizer, row['messages'], text), [])], device=model.device)
-        with torch.inference_mode(): return float(model(ids).logits[0, 0])
+        with torch.inference_mode(): return float(model(ids).logits[0, 0].sigmoid())
     return [score(text, row) for text, row in zip(texts, rows)]

@@ -216,3 +216,7 @@ def test_spike_is_found_in_a_run_that_has_one():
     losses = [dict(method=m, seed=s, step=i, loss=v) for m, first in (('cft', [1.2, 2.0, 1.6]), ('cgd', [1.2, 1.1, 1.0])) for s in (0, 1) for i, v in enumerate(first + [.9 - .001*j for j in range(37)])]
     rise = {(r['method'], r['seed']): r['rise'] for r in loss_spike(losses)}
     assert rise == {('cft', 0): pytest.approx(.8), ('cft', 1): pytest.approx(.8), ('cgd', 0): 0, ('cgd', 1): 0}
+
+
+def test_a_table_keeps_columns_that_later_rows_bring(tmp_path):
+    for kind in ('parquet', 'csv', 'jsonl'): assert 'b' in read_table(write_table([dict(a=1), dict(a=2, b=3)], tmp_path/f't.{kind}'))[1], kind

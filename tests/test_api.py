@@ -5,6 +5,7 @@ from pathlib import Path
 import psutil, pytest
 
 import cgd
+from cgd.api import _pairs_of
 from cgd.core import CgdError
 from cgd.data import load_problems
 
@@ -106,3 +107,7 @@ def test_demo(tmp_path):
     assert 'A replay: all texts are those of the run in data/results/cpu' in page.read_text()
     assert '16 traces of smollm2, taught by expert (solved)' in done.stdout and 'cgd - base' in done.stdout
     assert sorted(p.name for p in (page.parent/'records').iterdir()) == [f'{m}.test.parquet' for m in ('base', 'cgd', 'dsft_refined')]
+
+
+def test_a_chain_has_no_pairs_that_forget_its_first_stage():
+    with pytest.raises(CgdError, match='cgd-then-dsft_refined: is trained in stages; train on the pairs of cgd'): _pairs_of([], 'cgd-then-dsft_refined', {})

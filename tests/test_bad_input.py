@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from cgd.cli import main
-from cgd.core import read_table
+from cgd.core import CgdError, read_table
+from cgd.engines import open_engine
+from cgd.methods import ViewConfig
+from cgd.plan import RunConfig
+from cgd.views import build
 
 
 @pytest.fixture
@@ -166,3 +170,21 @@ def test_aliases_that_grow_beyond_measure(cgd, tmp_path):
     (tmp_path/'bomb.yaml').write_text('\n'.join(lines))
     code, said = cgd('draft', str(tmp_path/'bomb.yaml'))
     assert code == 1 and 'aliases' in said and len(said) < 1000
+
+
+@pytest.mark.parametrize('section', ['train', 'rl', 'prefer', 'draft'])
+def test_an_empty_section_is_named(tmp_path, section):
+    "`train:` with nothing below it is a mistake of the file, and no traceback"
+    (tmp_path/'c.yaml').write_text(f'name: x\n{section}:\n')
+    with pytest.raises(CgdError, match=section): RunConfig.load(tmp_path/'c.yaml')
+
+
+def test_options_without_effect_are_refused():
+    for spec, options in (('openai:m@http://localhost:1/v1', dict(adapter='a')), ('openai:m@http://localhost:1/v1', dict(quantization='fp8')), ('hf:smollm2', dict(steer_strength=-2.))):
+        with pytest.raises(CgdError, match=next(iter(options))): open_engine(spec, **options)
+
+
+def test_a_filter_without_its_column_is_named():
+    row = dict(row_id='a', prompt='p', solution='s', draft='d', direct='e', draft_grade='wrong')
+    for more, column in ((dict(no_leak=True), 'critique'), (dict(verdict_agrees=True), 'verdict')):
+        with pytest.raises(CgdError, match=column): build([row], 'sft', ViewConfig(**more))

@@ -16,7 +16,7 @@ import pytest
 from cgd.benchmarks import (
     _follow_many, _follows, _mc_scores, _passes, _to_program, BENCHMARKS, Items, grade_items, ifeval_scores,
     load_benchmark, registry, run_code, score_items, to_item)
-from cgd.models import drop_thoughts
+from cgd.answers import drop_thoughts
 from cgd.core import CgdError
 from cgd.evaluate import regrade_items
 from cgd.store import Store, sessions

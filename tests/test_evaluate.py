@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from cgd.benchmarks import BENCHMARKS, Items
 from cgd.core import CgdError, read_table, write_table
 from cgd.contamination import find_contamination, decontaminate
 from cgd.data import load_problems
-from cgd.evaluate import EvalConfig, changed_outcomes, grade_records, self_refine, summarise
+from cgd.evaluate import EvalConfig, changed_outcomes, grade_records, messages, self_refine, summarise
 from cgd.store import Store, sessions
 from cgd.engines import open_engine
 from cgd.grade import Grade
@@ -189,3 +190,8 @@ def test_ten_thousand_texts_against_as_many_tests_take_seconds(long):
     start = time.process_time()
     assert find_contamination([dict(problem_id=str(i), prompt=t) for i, t in enumerate(paragraphs(n, 4))], ('prompt',), [dict(problem_id=str(i), prompt=t) for i, t in enumerate(paragraphs(n, 5))]) == []
     assert time.process_time() - start < 60
+
+
+def test_a_wording_that_a_benchmark_would_not_heed_is_refused():
+    letters = next(b for b in BENCHMARKS.values() if b.kind == 'letter')
+    with pytest.raises(CgdError, match=f'template: {letters.name} has a wording of its own'): messages(Items(letters, []), {}, EvalConfig(template='Just say it. {prompt}'))

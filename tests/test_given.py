@@ -1,10 +1,11 @@
 "Half-finished tables end in the pairs of a whole run; runs grow in their folder, and one begins with what another made"
-import csv, io, json, os, signal, subprocess, sys, time
+import csv, io, json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
 
 from cgd.cli import main
+from cgd.data import load_problems
 from cgd.core import CgdError, read_table, write_atomic, write_table
 from cgd.evaluate import EvalConfig
 from cgd.generate import EngineConfig
@@ -192,3 +193,28 @@ def test_growing_goes_on_after_a_kill(small, long):
     assert process.returncode == -signal.SIGKILL and before + 3 <= count() < 2 * (24 + 2)
     assert main(command[3:]) == 0
     assert pairs(grows) == pairs(once) and count() == 2 * (24 + 2)
+
+
+def test_backslashes_are_mended_as_in_problems(tmp_path):
+    "A file of problems and a half-finished table read the same line alike, and say so"
+    (tmp_path/'t.jsonl').write_text('{"prompt": "What is $\\frac{1}{2}$ and a half?", "reference": "\\frac{3}{4}", "draft": "$\\frac{2}{6}$"}\n{"prompt": "$\\sqrt{4}$?", "reference": "2"}\n')
+    found, problems = read_given(str(tmp_path/'t.jsonl')), load_problems(str(tmp_path/'t.jsonl'))
+    assert [(r['prompt'], r['reference']) for r in found.rows] == [(r['prompt'], r['reference']) for r in problems.rows] and len(found.rows) == 2
+    assert found.rows[0]['draft'] == r'$\frac{2}{6}$' and any('were mended in 2 of 2 rows' in note for note in found.notes)
+
+
+@pytest.mark.parametrize('more,error', [(dict(draft='x', sample=1.7), '`sample` is 1.7, expected a whole number'), (dict(draft='x', draft_tokens='1e999'), 'expected a whole number'),
+    (dict(prompt=None, instruction='Please critique whether the solution is right.', input='Question:\nWhat is 1 + 1?\n\nSolution:\na\nSolution:\nb', output='Conclusion: wrong'), 'where its question ends')])
+def test_what_cannot_be_read_one_way_is_left_out(tmp_path, more, error):
+    lines = [dict(prompt='What is 2 + 2?', reference='4', draft='4'), {k: v for k, v in (dict(prompt='What is 1 + 1?', reference='2') | more).items() if v is not None}]
+    (tmp_path/'t.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in lines))
+    found = read_given(str(tmp_path/'t.jsonl'))
+    assert [r['reference'] for r in found.rows] == ['4'] and error in found.skipped[0]   # a draft that is the gold does not take it away
+
+
+def test_a_run_that_was_moved_goes_on_where_it_is(small, tmp_path):
+    "By its folder, or by the config in it, and not where it was made"
+    from cgd.cli import read_settings
+    moved = tmp_path/'elsewhere'/'small'
+    shutil.copytree(small.path(), moved)
+    for place in (moved, moved/'config.yaml'): assert read_settings('run', [str(place)]).path() == moved

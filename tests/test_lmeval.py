@@ -7,6 +7,7 @@ pytest.importorskip('lm_eval', reason="lm-eval is not installed: pip install 'cg
 
 from lm_eval.api.instance import Instance
 
+from cgd.core import CgdError
 from cgd.benchmarks import BENCHMARKS, Items, grade_items, ifeval_scores, to_item
 from cgd.core import write_table
 from cgd.plan import Plan, RunConfig, eval_config
@@ -176,3 +177,10 @@ def test_an_exported_task_asks_as_the_run_does(shots, tmp_path, monkeypatch):
                         apply_chat_template=True, bootstrap_iters=0)
     ours = [messages(test.items, row, eval_config(plan)) for row in test.items]
     assert listener.asked == ours and {len(turns) for turns in ours} == {1 + 2*shots.get('shots', 0)}
+
+
+def test_a_test_set_never_gives_the_worked_examples(ours, monkeypatch):
+    "Without GSM8K's training set the shots would be tested problems, with their answers"
+    monkeypatch.delenv('CGD_BENCH_DIR', raising=False)
+    items = Items(BENCHMARKS['gsm8k'], [to_item(dict(question=f'What is {i} + 5?', answer=f'#### {i + 5}', id=f'g{i}'), BENCHMARKS['gsm8k']) for i in range(3)])
+    with pytest.raises(CgdError, match='gsm8k_train'): lm_eval_records(ours.engine, 'gsm8k', ours.store, items=items)

@@ -431,3 +431,10 @@ def test_graders_of_their_own_and_part_marks(opened):
     maths, truth = (row.split('\t') for row in page.inner_text('#gaps tbody').split('\n'))
     assert maths[1:4] == ['0.0', '25.0', page.inner_text('#gaps tbody tr:nth-child(1) td:nth-child(4)')] and maths[3].startswith('+25.0')
     assert truth[1:3] == ['50.0', '56.3'] and truth[3].startswith('+6.3') and truth[5:] == ['1', '1', '0', '2']
+
+
+def test_labels_are_kept_for_the_texts_that_were_read(found):
+    "A page of the same name with another answer begins unlabelled"
+    def name_of(found): return re.search(r'"run": ?"(\w+)"', render_report('same', '', {}, {}, found))[1]
+    other = [found[0] | dict(voices=[found[0]['voices'][0] | dict(text='Another answer.'), *found[0]['voices'][1:]]), *found[1:8]]
+    assert name_of(found[:8]) == name_of(found[:8]) != name_of(other)

@@ -93,3 +93,15 @@ def test_a_run_made_with_other_settings_is_refused(sweep):
 @pytest.mark.parametrize('file', sorted(shipped('configs/studies').glob('*.yaml')), ids=lambda f: f.stem)
 def test_studies_can_be_planned(file):
     assert cells(SweepConfig.load(file))
+
+
+def test_the_seed_of_an_arm_is_that_of_every_training():
+    "DPO's recipe kept seed 0 in all arms once, and three seeds were one"
+    found = cells(SweepConfig(name='x', arms=dict(a=Arm(methods=('dpo', 'cgd', 'grpo'), seeds=(0, 1, 2)))))
+    assert [[c.cfg.train.seed, c.cfg.prefer.seed, c.cfg.rl.seed, c.cfg.views.seed] for c in found] == [[s]*4 for s in (0, 1, 2)]
+
+
+def test_arms_that_ask_in_other_words_are_no_sweep():
+    "The untrained student is tested once, so all arms must test alike"
+    with pytest.raises(CgdError, match='`student` and `eval` must be alike'):
+        cells(SweepConfig(name='x', arms=dict(a=Arm(methods=('cgd',)), b=Arm(methods=('cgd',), set={'eval.shots': 3}))))

@@ -194,7 +194,7 @@ def test_of_most_families_it_is_scored_right_after_the_prompt(words):
     ('<|channel>thought\nTwo.\n<channel|>It is 4.', ('Two.', 'It is 4.')),
     ('<|channel|>analysis<|message|>Two.<|end|><|start|>assistant<|channel|>final<|message|>It is 4.', ('Two.', 'It is 4.'))])
 def test_thoughts_are_known_by_any_familys_marks(text, parted):
-    from cgd.models import drop_thoughts
+    from cgd.answers import drop_thoughts
     assert _split_thoughts(text) == parted
     if parted[0]: assert drop_thoughts(text).strip() == parted[1]
 

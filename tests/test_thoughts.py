@@ -1,11 +1,16 @@
 "Thoughts that are marked by special tokens, or opened by the template, are told from the answer; without the setting every key is as it was"
+import json
+
 import pytest
 from transformers import AutoTokenizer
 
-from cgd.models import drop_thoughts, mark_thoughts
+from cgd.answers import drop_thoughts
+from cgd.given import given_drafts, read_given, review_rest
+from cgd.models import mark_thoughts
 from cgd.store import Request, Store, request_key
 from cgd.generate import complete
 from cgd.engines import open_engine
+from cgd.teacher import TeacherConfig, open_teacher
 
 ASKED = [dict(role='user', content='What is 2 + 2?')]
 
@@ -84,3 +89,14 @@ def test_thinking_on_keeps_the_marks(thinker, tmp_path):
         assert len(store) == 24
     assert all(t.startswith('<think>') for t in on) and any('[THINK]' in t for t in on) and not any('think' in t or 'THINK' in t for t in off)
     assert all(drop_thoughts(t) == '' for t in on if '[/THINK]' not in t)   # it never came to an end of its thoughts
+
+
+def test_what_is_thought_is_graded_nowhere(tmp_path):
+    "Drafts, critiques and refinements go by what comes after the thoughts, as tests do; an end of thoughts that never came leaves nothing"
+    said = dict(draft='<think>5 * 9 = 45', critique='<think>Conclusion: right</think>\nThe sum is off.\nConclusion: wrong', refinement='<think>The answer is 45.</think>\n\nI do not know.')
+    file = tmp_path/'given.jsonl'
+    file.write_text(json.dumps(dict(prompt='What is 5 * 9?', reference='45', student='s', teacher='oracle', preset='withheld') | said) + '\n')
+    rows = read_given(str(file)).rows
+    drafts = given_drafts(rows)[rows[0]['problem_id']]
+    row, = review_rest([(drafts[0], rows[0])], open_teacher('oracle', TeacherConfig()))
+    assert (row['draft_grade'], row['verdict'], row['refinement_grade'], row['critique_grade']) == ('no_answer', 'wrong', 'no_answer', 'no_answer')

@@ -34,13 +34,13 @@ def judge(tiny_student, tmp_path_factory):
 
 
 def test_a_reward_model_pays_what_its_head_says(judge):
-    "The whole conversation is read, as it was in training; what was cut off gets nothing"
+    "The whole conversation is read, as it was in training; what was cut off gets less than any"
     rows = [dict(messages=[dict(role='user', content='What is 2 + 2?')], completion_finish=finish) for finish in ('stop', 'stop', 'length')]
     paid = pay_by_model(str(judge), ['It is 4.', 'It is 2.', 'It is 4.'], rows)
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(judge).eval(), load_tokenizer(str(judge))
     ids = sum(turn_ids(tokenizer, rows[0]['messages'], 'It is 4.'), [])
-    with torch.inference_mode(): assert paid[0] == pytest.approx(model(torch.tensor([ids])).logits.item(), abs=1e-5)
-    assert paid[0] != paid[1] and paid[2] == 0
+    with torch.inference_mode(): assert paid[0] == pytest.approx(model(torch.tensor([ids])).logits.sigmoid().item(), abs=1e-5)
+    assert paid[0] != paid[1] and paid[2] == 0 < min(paid[:2])
 
 
 def test_an_adapter_comes_with_its_head(tiny_student, tmp_path):
@@ -51,7 +51,7 @@ def test_an_adapter_comes_with_its_head(tiny_student, tmp_path):
     record = json.loads((folder/'train.json').read_text())
     (folder/'train.json').write_text(json.dumps(record | dict(base=str(tiny_student))))
     head, = [w for name, w in load_file(folder/'adapter_model.safetensors').items() if name.endswith('score.weight')]
-    kept, = [w for name, w in _load_judge(str(folder))[0].named_parameters() if 'score.modules_to_save' in name]
+    kept, = [w for name, w in _load_judge(str(folder), '')[0].named_parameters() if 'score.modules_to_save' in name]
     assert torch.equal(kept, head)
 
 

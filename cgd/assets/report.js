@@ -88,7 +88,7 @@
     ['both-wrong', 'neither right', both(false, false), 'Neither text is right.'],
     ['disagree', 'graders disagree', (e, a, b) => disagree(a) || disagree(b), 'One of the two texts is right for one grader and not right for another.'],
     ['cut', 'cut off', (e, a, b) => [a, b, voice_of(e, 'critique')].some(v => v?.finish === 'length'), 'One of the two texts, or the critique between them, was cut off at its token limit.'],
-    ['leaked', 'answer told', e => e.voices.some(v => v.leaks), 'The critique states the reference answer, if only because it quotes the draft.'],
+    ['leaked', 'states the answer', e => e.voices.some(v => v.leaks), 'The critique states the reference answer, if only because it quotes the draft.'],
     ['pass', 'mine: pass', e => mine(e) === 'pass', 'Examples whose second text you passed.'],
     ['fail', 'mine: fail', e => mine(e) === 'fail', 'Examples whose second text you failed.'],
     ['unlabelled', 'no label yet', e => !mine(e), 'Examples whose second text you have not judged.']].map(([name, label, test, meaning]) => ({ name, label, test, meaning }));
@@ -416,7 +416,7 @@
     const listed = table.replaceData(found.map(row_of)).then(place_of), picked = state.tab === 'compare';
     if (found.length) return Promise.all([listed, show(found.includes(state.current) ? state.current : found[0], picked)]);
     state.current = -1;
-    $('example').replaceChildren(make('p', 'quiet', 'No example fits. Take out a word, or choose another filter.'));
+    $('example').replaceChildren(make('p', 'quiet', state.words.length ? 'No example fits. Take out a word, or choose another filter.' : 'No example of this kind. Choose another filter.'));
     if (picked) remember();
     place_of(); show_label();
     return listed;
