@@ -105,7 +105,7 @@ def _problem_of(raw:dict, texts:tuple, origin:str, fields:TraceFields) -> dict:
 def _given_row(raw:dict, origin:str, fields:TraceFields) -> dict: # a problem, texts (None: lacks), who wrote them
     raw, own = _unpack(raw), {}
     for text in _TEXTS: own |= _text(raw, text, fields)
-    texts = tuple(t for t in map(own.get, _TEXTS) if t and len(t.split()) > 2)   # a shorter draft may be the gold itself
+    texts = tuple(t for t in map(own.get, _TEXTS) if t and len(t.split()) > 2)   # a shorter one may be the gold itself
     if own['draft'] is None and own['critique']: raise CgdError('a critique without the draft that it is of')
     if own['draft'] is None and own['refinement']:
         raise CgdError('a refinement without a draft; name its column solution to have it learnt as it is')
