@@ -105,9 +105,9 @@ def run(
     if upto not in STAGES: raise CgdError(f'{upto}: no such stage; known: {", ".join(STAGES)}')
     if not cfg.methods and upto not in ('eval', 'report'):
         raise CgdError(f'methods: {upto} needs some; a run without methods only evaluates')
-    if upto in ('eval', 'report') and not cfg.benchmarks:
-        raise CgdError('benchmarks: name at least one, e.g. test:200; tasks of lm_eval are reported beside it')
     planned = plan(cfg, upto)
+    if upto in ('eval', 'report') and not planned.tests:
+        raise CgdError('benchmarks: name at least one, e.g. test:200; tasks of lm_eval are reported beside it')
     if fork: check_fork(planned, fork)
     with hold_folder(cfg.path()), time_run(cfg.path(), began), show_progress(_steps(planned, upto)):
         _go_on(planned)

@@ -435,6 +435,6 @@ def test_graders_of_their_own_and_part_marks(opened):
 
 def test_labels_are_kept_for_the_texts_that_were_read(found):
     "A page of the same name with another answer begins unlabelled"
-    def name_of(found): return re.search(r'"run": ?"(\w+)"', render_report('same', '', {}, {}, found))[1]
+    def name_of(found): return unpack(re.search(r'id="data">([^<]*)', render_report('same', '', {}, {}, found))[1])['run']
     other = [found[0] | dict(voices=[found[0]['voices'][0] | dict(text='Another answer.'), *found[0]['voices'][1:]]), *found[1:8]]
     assert name_of(found[:8]) == name_of(found[:8]) != name_of(other)
