@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import wraps
 
 from .core import CgdError, derive_seed
-from .fits import _SHORT
 from .recipe import TrainConfig, devices, training_dtype
 
 # %% ../nbs/29_batches.ipynb #pack
@@ -37,7 +36,7 @@ def _documents(positions) -> list[tuple[int, int, int]]:
     return [(start, end, int(positions[start])) for start, end in zip(edges, edges[1:])]
 
 # %% ../nbs/29_batches.ipynb #plain-attention
-_BLOCK = 128   # queries at once
+_SHORT = 512   # tokens; with more, plain products gain nothing and keep too many weights for the way back
 
 def _by_products(query, keys:int, dropout:float) -> bool:
     "Whether plain products are to take the place of PyTorch's attention"
@@ -53,14 +52,6 @@ def _plain_attention(query, key, value, scale=None): # the last query is of the 
     weights = (query @ key.transpose(-1, -2)).masked_fill_(later, -torch.inf).softmax(-1)
     return (weights @ value).reshape(rows, heads, n, -1)
 
-def _in_blocks(query, key, value, scale=None, size=_BLOCK) -> list: # of each block
-    "The same, of so many queries at once"
-    seen, end = [], key.shape[2] - query.shape[2]
-    for block in query.split(size, 2):
-        end += block.shape[2]
-        seen.append(_plain_attention(block, key[:, :, :end], value[:, :, :end], scale))
-    return seen
-
 # %% ../nbs/29_batches.ipynb #attend-apart
 _UNKNOWN = 'sliding_window', 'softcap', 's_aux', 'position_bias'   # that other attentions are told
 
@@ -71,13 +62,12 @@ def _attend_apart(module, query, key, value, mask, dropout=0., scaling=None, pos
     if odd or position_ids is None or len(position_ids) > 1:
         raise CgdError(f'attention text by text: {odd[0] if odd else "positions of one row"} wanted; '
                        'take batching=padded')
-    texts, seen = _documents(position_ids[0]), []
+    texts, first, seen = _documents(position_ids[0]), 0, []
     plain = _by_products(query, max(before + end - start for start, end, before in texts), dropout)
-    sizes = [end - start for start, end, _ in texts]
-    for own, (*_, before) in zip(zip(*(x.split(sizes, 2) for x in (query, key, value))), texts):
-        if not before: first = own
-        q, k, v = (torch.cat([a[:, :, :before], b], 2) for a, b in zip(first, own)) if before else own
-        if plain: seen += _in_blocks(own[0], k, v, scaling)
+    for start, end, before in texts:
+        if not before: first = start
+        q, k, v = (torch.cat([x[:, :, first:first + before], x[:, :, start:end]], 2) for x in (query, key, value))
+        if plain: seen.append(_plain_attention(q[:, :, before:], k, v, scaling))
         else: seen.append(torch.nn.functional.scaled_dot_product_attention(
             q, k, v, dropout_p=dropout, scale=scaling, is_causal=True,
             enable_gqa=query.shape[1] != key.shape[1])[:, :, before:])

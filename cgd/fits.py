@@ -22,15 +22,12 @@ def _weight_bytes(shape:Shape, cfg:TrainConfig) -> dict[str, float]:
     return dict(weights=whole[cfg.tuning], trained=12*trained + 4*adapter)
 
 # %% ../nbs/28_fits.ipynb #token-bytes
-_SHORT = 1024   # tokens of a text that a CPU attends to by plain products, which keep their weights (29_batches)
-
 def _token_bytes(shape:Shape, cfg:TrainConfig, gpu:bool, target_share:float) -> dict[str, float]:
     "Of the activations and logits of a batch"
     half = 4 if cfg.dtype == 'float32' else 2
     tokens = min(cfg.device_batch_size, cfg.batch_size)*cfg.max_length*cfg.answers
     q, kv = shape.heads*shape.head_dim, shape.kv_heads*shape.head_dim
     layer = 2*shape.hidden*(4 + half) + half*(2*q + 2*kv + 4*shape.intermediate)
-    if not gpu and half == 2 and cfg.max_length <= _SHORT: layer += shape.heads*cfg.max_length//2*half   # products
     kept = layer + shape.layers*shape.hidden*half if cfg.recomputes(gpu) else shape.layers*layer
     learnt = tokens*target_share
     logits = min(learnt, 4096)*min(shape.vocab, 32768)*2*half if gpu else min(learnt, 256)*shape.vocab*20
