@@ -12,6 +12,7 @@ from cgd.cli import main
 from cgd.core import CgdError, read_table
 from cgd.engines import open_engine
 from cgd.methods import ViewConfig
+from cgd.pipeline import run
 from cgd.plan import RunConfig
 from cgd.views import build
 
@@ -188,3 +189,8 @@ def test_a_filter_without_its_column_is_named():
     row = dict(row_id='a', prompt='p', solution='s', draft='d', direct='e', draft_grade='wrong')
     for more, column in ((dict(no_leak=True), 'critique'), (dict(verdict_agrees=True), 'verdict')):
         with pytest.raises(CgdError, match=column): build([row], 'sft', ViewConfig(**more))
+
+
+def test_a_run_that_tests_nothing_says_so_before_it_drafts(tmp_path):
+    with pytest.raises(CgdError, match='benchmarks: name at least one'): run(RunConfig(folder=str(tmp_path), benchmarks=()))
+    assert not list(tmp_path.rglob('*.parquet'))
