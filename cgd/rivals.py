@@ -74,8 +74,7 @@ class RLConfig(Config):
     @model_validator(mode='before')
     @classmethod
     def _tuning_was_method(cls, values): # in configs and train.json of before
-        if not isinstance(values, dict): return values
-        return {'tuning' if k == 'method' else k: v for k, v in values.items()}
+        return {'tuning' if k == 'method' else k: v for k, v in values.items()} if isinstance(values, dict) else values
 
     def recipe(self) -> TrainConfig: # for what is done alike
         "What it has in common with fine-tuning"

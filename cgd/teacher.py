@@ -17,7 +17,6 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from .answers import drop_thoughts
 from .core import CgdError, Config, content_hash, derive_seed
 from .progress import Work, show_progress
 from .store import Completion, SampleConfig, Store, sample_requests
@@ -391,7 +390,7 @@ def grade_critiques(
     rows:list[dict] # with critiques
 ) -> list[dict]:    # the same rows, with critique_grade; None without a gold answer
     "Grade the answer that each critique gives in its own words"
-    own = [_IN_MARKS.sub(' ', drop_thoughts(row['critique'])) for row in rows]
+    own = [_IN_MARKS.sub(' ', row['critique']) for row in rows]
     return [dict(row, critique_grade=grade) for row, grade in zip(rows, outcomes(rows, own, 'strict'))]
 
 # %% ../nbs/21_teacher.ipynb #critique-stage
