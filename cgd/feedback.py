@@ -15,9 +15,9 @@ def check_feedback(
     cfg:RLConfig # the recipe
 ):
     "Raise CgdError for a reward that does not say right or wrong: a teacher is told which it was"
-    unsure = [name for name in cfg.rewards or () if name not in ('right', 'voted')]
+    unsure = [name for name in cfg.rewards or () if name != 'right']
     if unsure: raise CgdError(f'rewards: {unsure[0]} does not say right or wrong of every answer, and sdpo and sd_zero '
-                              'need that; pay them by right or voted, or run other methods apart')
+                              'need that; pay them by right, or run other methods apart')
 
 def _settings(cfg:RLConfig, arguments:dict, **more):
     "TRL's settings for SDPO, of which nothing cuts a prompt"

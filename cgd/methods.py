@@ -415,7 +415,7 @@ METHODS |= {m.name: m for m in (
            change='cgd.vote:keep_voted'),
     Method('dpo_voted', 'DPO by the vote', "Learns to like better, of its drafts and the teacher's own answers, those "
            'that agree with most of the teacher\'s; details are ours.', _REWARDS, '#99d8c9', '$W$', trainer=_DPO,
-           reads=('draft', 'direct'), change='cgd.vote:pair_by_vote', **_PICKED),
+           reads=('direct',), change='cgd.vote:pair_by_vote', **_PICKED),
     Method('grpo_voted', 'GRPO by the vote', "GRPO, with most of the teacher's own answers in place of the gold one; "
            'the paper has a reward model and PPO.', _REWARDS, '#fb8072', '$Q$', trainer='cgd.rivals:grpo_trainer',
            rewards=dict(voted=1.), reads=('direct',), change='cgd.vote:add_vote'),

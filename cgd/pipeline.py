@@ -47,7 +47,7 @@ from .merge import merge_student
 from .stats import mean_interval
 from .trainer import log_scores, read_losses
 from .train import train
-from .views import Pairs, build, compose, filter_rows, same_pairs
+from .views import Pairs, build, compose, filter_rows, same_pairs, same_rows, usable_rows
 
 # %% ../nbs/47_pipeline.ipynb #stages
 STAGES = 'draft', 'critique', 'refine', 'pairs', 'train', 'eval', 'report'
@@ -364,24 +364,17 @@ class _Lessons:
     rows:dict[str, list[dict]] # of each method that learns from its own completions
     held_out:dict[str, Pairs] # pairs of the validation set, by training
 
-# %% ../nbs/47_pipeline.ipynb #same-rows-step
-def _same_rows(views:list[Pairs]) -> list[Pairs]: # each with the traces that all of them have
-    "Leave out what a single method had to leave out, so that methods differ in their pairs and not in their problems"
-    common = set.intersection(*({r['row_id'] for r in v.rows} for v in views)) if views else set()
-    def shared(view):
-        kept = [r for r in view.rows if r['row_id'] in common]
-        lacking = {'another method lacks it': len(view) - len(kept)} if len(kept) < len(view) else {}
-        return replace(view, rows=kept, dropped=view.dropped | lacking)
-    return list(map(shared, views))
-
 # %% ../nbs/47_pipeline.ipynb #same-rows
 def _usable_by_all(plan:Plan, traces:list[dict]) -> tuple[list[Pairs], dict[str, list[dict]]]:
     "The pairs of each method that has some, and the rows of each that rolls out; raises CgdError if there are none"
-    cfg, pairs = plan.cfg, [m for m in plan.pair_methods]
+    cfg, pairs = plan.cfg, [*plan.pair_methods]
     rolling = [m for t in plan.trainings.values() if t.on_policy for m in t.methods]
-    usable = {m.name: filter_rows(traces, m, cfg.views) if m.columns else (traces, {}) for m in rolling}
-    views = _same_rows([*(build(traces, m, cfg.views) for m in pairs),
-                        *(Pairs(m.name, *usable[m.name]) for m in rolling if m.columns)])
+    reading = [m for m in rolling if m.columns]
+    every = [{r['row_id'] for r in usable_rows(traces, m, cfg.views)[0]} for m in (*pairs, *reading)]
+    among = set.intersection(*every) if every else None
+    usable = {m.name: filter_rows(traces, m, cfg.views, among) if m.columns else (traces, {}) for m in rolling}
+    views = same_rows([*(build(traces, m, cfg.views, among) for m in pairs),
+                       *(Pairs(m.name, *usable[m.name]) for m in reading)])
     ids = {r['row_id'] for r in views[0].rows} if views else {t['row_id'] for t in traces}
     if not pairs and not ids:
         raise CgdError(f'methods: no trace that {", ".join(cfg.methods)} can learn from, left out: {views[0].dropped}; '
@@ -392,8 +385,11 @@ def _rolled_out(m:Method, usable:list[dict], ids:set[str], cfg:RunConfig) -> lis
     "What a method that rolls out reads: made of all that it can use, then the rows, or problems, that all methods have"
     changed = change_rows(set_context(m, cfg.rl.context), usable, cfg.views)
     common = {r['problem_id'] for r in usable if r['row_id'] in ids}
-    if len(changed) == len(usable): return [r for r in changed if r['row_id'] in ids]
-    return [r for r in changed if r['problem_id'] in common]   # some make one row of all that a problem has
+    one_each = len(changed) != len(usable)   # some make one row of all that a problem has
+    rows = [r for r in changed if (r['problem_id'] in common if one_each else r['row_id'] in ids)]
+    if not rows: raise CgdError(f'{m.name}: no row of {len(usable)} is left: by its own change of the table (of votes: '
+                                'ties, and less than views.min_agreement), or as another method lacks them')
+    return rows
 
 # %% ../nbs/47_pipeline.ipynb #held-out
 def _split_traces(plan:Plan, traces:list[dict]) -> tuple[list[dict], list[dict]]: # trained on; held out
@@ -418,7 +414,9 @@ def _share_problems(plan:Plan, pairs:dict[str, Pairs]) -> dict[str, Pairs]: # by
     early = {*order[:round(cfg.first_share*len(order))]}
     def part(name:str, p:Pairs) -> Pairs:
         if name not in firsts and not plan.trainings[name].first: return p
-        return replace(p, rows=[r for r in p.rows if (r['bare_problem'] in early) == (name in firsts)])
+        rows = [r for r in p.rows if (r['bare_problem'] in early) == (name in firsts)]
+        elsewhere = Counter({'learnt in the other stage': len(p) - len(rows)})
+        return replace(p, rows=rows, dropped=dict(Counter(p.dropped) + elsewhere))
     return {name: part(name, p) for name, p in pairs.items()}
 
 # %% ../nbs/47_pipeline.ipynb #compose-pairs-step

@@ -77,15 +77,22 @@ def _share_interval(
     low, high = (middle - half) / (1 + wide), (middle + half) / (1 + wide)
     return max(0., low) if share > 0 else 0., min(1., high) if share < 1 else 1. # without the last digit's error
 
+def _alike(
+    value:float,    # that each of so many has
+    n:int,
+    least:float=0.  # that it can be; at most 1
+) -> tuple[float, float]: # 95% interval of the mean
+    "Where none varies, as many may differ as Wilson's interval of 0 of n says, each by all that it can"
+    differ = _share_interval(0., n)[1]
+    return value - differ*(value - least), value + differ*(1 - value)
+
 def _mean_in_share(
     share:float, # mean of values from 0 to 1
     error:float, # its variance
     n:int        # values
 ) -> tuple[float, float]: # 95% interval
-    "As of so many answers as would vary that much; where none varies, so many may differ, each by all that it can"
-    if error: return _share_interval(share, share*(1 - share)/error)
-    differ = _share_interval(0., n)[1]
-    return share*(1 - differ), share + differ*(1 - share)
+    "As of so many answers as would vary that much"
+    return _share_interval(share, share*(1 - share)/error) if error else _alike(share, n)
 
 # %% ../nbs/35_stats.ipynb #mean-interval
 def mean_interval(
@@ -137,8 +144,10 @@ def compare(
     d = [x - y for x, y in pairs]
     wins, losses, both = sum(x > 0 for x in d), sum(x < 0 for x in d), sum(x == y == 1 for x, y in pairs)
     exact = len(pairs) == len(a) == len(b) and all(x in (0, 1) for pair in pairs for x in pair) and not resample
-    low, high = _newcombe(both, wins, losses, len(d) - both - wins - losses) if exact else resampled(d)
-    p = _mcnemar(wins, losses) if exact else _two_sided(_resampled_means(d)) if resample else None
+    alike = len(set(d)) == 1
+    low, high = _newcombe(both, wins, losses, len(d) - both - wins - losses) if exact else \
+        _alike(d[0], len(d), -1.) if alike else resampled(d)
+    p = _mcnemar(wins, losses) if exact or resample and alike else _two_sided(_resampled_means(d)) if resample else None
     return dict(n=len(d), difference=sum(d) / len(d), low=low, high=high, wins=wins, losses=losses, p=p)
 
 # %% ../nbs/35_stats.ipynb #power
@@ -239,6 +248,9 @@ def _crossed_mean(
     values, *parts = _crossed_parts([_matrix(some, mine) for some in (runs, others) if some is not None])
     n, value, half = len(values), float(values.mean()), float(_half(parts))
     line = dict(seeds=len(runs), n=n, value=value)
+    if others is not None and not half and abs(value) <= 1:
+        low, high = _alike(value, n, -1.)
+        return line | dict(low=low, high=high, p=_mcnemar(n if value else 0, 0))
     if others is not None: return line | dict(low=value - half, high=value + half, p=_two_sided_p(value, parts))
     if not all(0 <= v <= 1 for v in values): return line | dict(low=value - half, high=value + half)
     return line | dict(zip(('low', 'high'), _mean_in_share(value, (half/_Z)**2, n)))

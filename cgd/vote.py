@@ -72,9 +72,10 @@ def _agrees(row:dict, text:str, elected:dict[str, str]) -> bool:
     return _is_whole(row, text) and ballot(find_answer(row[text])) == ballot(elected[row['problem_id']])
 
 # %% ../nbs/65_vote.ipynb #pair-by-vote
-def _sides(rows:list[dict], elected:dict[str, str]) -> tuple[list[str], list[str]]: # what agrees; what does not
-    texts = {r[text]: _agrees(r, text, elected) for r in rows for text in ('direct', 'draft') if r[text].strip()}
-    return [t for t, agrees in texts.items() if agrees], [t for t, agrees in texts.items() if not agrees]
+def _sides(rows:list[dict], elected:dict[str, str]) -> list[list[tuple]]: # what agrees; what does not: text, grade
+    found = {r[text]: (_agrees(r, text, elected), r.get(f'{text}_grade')) for r in rows for text in ('direct', 'draft')
+             if r[text].strip() and _is_whole(r, text)}
+    return [[(t, grade) for t, (agrees, grade) in found.items() if agrees is side] for side in (True, False)]
 
 def pair_by_vote(
     rows:list[dict], # with draft and direct
@@ -82,11 +83,12 @@ def pair_by_vote(
 ) -> list[dict]:     # the same rows, with chosen and rejected; empty where there is no pair left
     "Answers that agree with the vote, each over one to the same problem that does not; no text is in two pairs"
     elected, groups, done = _elect(rows, cfg), defaultdict(list), []
+    named = 'chosen', 'chosen_grade', 'rejected', 'rejected_grade'
     for row in rows: groups[row['problem_id']].append(row)
     for problem, some in groups.items():
         pairs = list(zip(*_sides(some, elected))) if problem in elected else []
         for row, pair in zip_longest(some, pairs[:len(some)]):
-            done.append(row | (dict(zip(('chosen', 'rejected'), pair)) if pair else _NO_PAIR))
+            done.append(row | (dict(zip(named, sum(pair, ()))) if pair else _NO_PAIR))
     return done
 
 # %% ../nbs/65_vote.ipynb #judge-base
