@@ -27,6 +27,7 @@ from .merge import merge_student
 from .methods import ViewConfig, read_training
 from .pipeline import drop_unreadable
 from .plan import Plan, RunConfig
+from .results import _check_same_items
 from .rollouts import draft
 from .stats import by_problem, compare as compare_records, mean_interval
 from .store import SampleConfig, Store
@@ -337,10 +338,12 @@ class Comparison:
 
     def __repr__(self) -> str:
         a, b, points = self.after.model, self.before.model, [100*x for x in (self.difference, self.low, self.high)]
-        test = 'none (several samples, or part marks)' if self.p is None else f'p = {self.p:.2g}'
+        told = f'{a} better on {self.wins}, {b} on {self.losses}; no McNemar test: several samples, or part marks'
+        if self.p is not None:
+            told = f'only {a} right: {self.wins}; only {b} right: {self.losses}; McNemar: p = {self.p:.2g}'
         return (f'{a} - {b} on {self.after.problems}, {self.n} problems, {GRADER_NAMES.get(self.grader, self.grader)}\n'
                 '    {:+.1f} points [{:+.1f}, {:+.1f}] (95% interval, paired by problem)\n'.format(*points) +
-                f'    only {a} right: {self.wins}; only {b} right: {self.losses}; McNemar: {test}')
+                f'    {told}')
 
 # %% ../nbs/51_api.ipynb #compare
 def compare(
@@ -352,6 +355,7 @@ def compare(
     for e in (before, after):
         if not isinstance(e, Evaluation):
             raise CgdError(f'compare: got a {type(e).__name__}; give two results of cgd.evaluate')
+    _check_same_items(before.problems, before.model, before.records, after.model, after.records)
     name = _grader_of(before, grader)
     found = compare_records(after.records, before.records, _grader_of(after, name))
     return _echo(Comparison(before, after, name, **found))

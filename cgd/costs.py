@@ -17,7 +17,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from .core import CgdError, Config
 from .evaluate import graders_in
-from .methods import METHODS, ViewConfig, read_training
+from .methods import METHODS, Training, ViewConfig, read_training
 from .stats import sum_known
 from .given import GIVEN
 from .oracle import OracleTeacher
@@ -138,15 +138,20 @@ _TEACHING, _SELF = ('critique', 'refine', 'direct', *REWRITES, 'prefer'), ('self
 _SHARED = 'draft', 'perplexity', *_TEACHING, 'retry'
 _COUNTED = 'requests', 'prompt_tokens', 'completion_tokens', 'seconds'
 
-def method_of(model:str, methods:list[str]) -> str: # a session's cgd-merged-0123abcd, smollm2+cgd-0123abcd, smollm2
+def method_of(
+    model:str,         # of a session: cgd-merged-0123abcd, smollm2+cgd-0123abcd, smollm2
+    methods:list[str], # of its run
+    base:str=''        # the untrained student's name, if it is known: it may be another run's cgd-merged-4567cdef
+) -> str:
     "Which method's student a model is: base if it is none of these"
+    if model == base: return 'base'
     fits = [m for m in methods if re.fullmatch(rf'(?:.*\+)?{re.escape(m)}(?:-merged)?-[0-9a-f]{{8}}', model)]
     return max(fits, key=len, default='base')
 
 # %% ../nbs/40_costs.ipynb #lines
-def _session_line(s:dict, methods:list[str], student:Shape, teachers:dict) -> dict:
+def _session_line(s:dict, methods:list[str], student:Shape, teachers:dict, base:str) -> dict:
     stage, teaches = 'evaluate' if s['stage'] in _SELF else s['stage'], s['stage'] in _TEACHING
-    return dict(method='' if stage in _SHARED else method_of(s['model'], methods), stage=stage,
+    return dict(method='' if stage in _SHARED else method_of(s['model'], methods, base), stage=stage,
                 who=GIVEN if s['model'] == GIVEN else 'teacher' if teaches else 'student',
                 **{k: s[k] for k in _COUNTED},
                 flops=session_flops(s, teachers.get(s['model']) if teaches else student))
@@ -171,10 +176,11 @@ def ledger(
     trainings:dict[str, dict],    # method -> its train.json
     student:Shape,                # the student's shape
     teachers:dict[str, Shape]={}, # a teacher's name in the sessions -> its shape
-    gpus:int=0                    # that the run held; 0 on a CPU
+    gpus:int=0,                   # that the run held; 0 on a CPU
+    base:str=''                   # the untrained student's name in the sessions, if it is known
 ) -> list[dict]:                  # method ('' = shared by all), stage, who, requests, tokens, flops, seconds, gpu_hours
     "What every stage of a run cost; flops are None where they are not known"
-    lines = [_session_line(s, list(trainings), student, teachers) for s in sessions]
+    lines = [_session_line(s, list(trainings), student, teachers, base) for s in sessions]
     lines += [_training_line(method, t, student) for method, t in trainings.items()]
     lines += [line for method, t in trainings.items() for line in _asked_lines(method, t, student, teachers)]
     groups = defaultdict(list)
@@ -186,9 +192,8 @@ def ledger(
     return sorted(rows, key=_place)
 
 # %% ../nbs/40_costs.ipynb #paid
-def _paid(method:str, ledger:list[dict], solves:bool, views:ViewConfig) -> list[dict]:
+def _paid(training:Training, ledger:list[dict], solves:bool, views:ViewConfig) -> list[dict]:
     "The lines of a ledger that a method has to pay for"
-    training = read_training(method)
     stages = {*training.stages} | ({'direct'} if solves and 'critique' in training.stages else set())
     stages |= {stage for t in training.chain for m in t.methods for stage in filter_stages(m, views)}
     trained = {t.name for t in training.chain}
@@ -199,12 +204,13 @@ def _paid(method:str, ledger:list[dict], solves:bool, views:ViewConfig) -> list[
 def method_costs(
     ledger:list[dict], # from `ledger`
     solves:bool=False, # whether the teacher answers a problem before it reviews drafts of it
-    views:ViewConfig=ViewConfig() # filters of the pairs, which may need stages of their own
+    views:ViewConfig=ViewConfig(), # filters of the pairs, which may need stages of their own
+    trainings:dict[str, Training]={} # of the run, with what their rewards read; by default as the registry has them
 ) -> list[dict]:        # method, student_flops, teacher_flops, flops, teacher_share, train_share, seconds, gpu_hours
     "What each method costs with its data: drafts, the teacher's work, training; None where it is not known"
     lines = []
     for method in dict.fromkeys(r['method'] for r in ledger if r['stage'] == 'train'):
-        paid = _paid(method, ledger, solves, views)
+        paid = _paid(trainings.get(method) or read_training(method), ledger, solves, views)
         student, teacher = (sum_known(r['flops'] for r in paid if (r['who'] == 'student') == own)   # or given
                             for own in (True, False))
         total = sum_known([student, teacher])
@@ -425,7 +431,7 @@ def summarise_costs(
 
 # %% ../nbs/40_costs.ipynb #measured-rates
 def measured_rates(
-    sessions:list[dict],     # of `generate.sessions`, all by one model
+    sessions:list[dict],     # of `store.sessions`, all by one model
     gpus:int=1,              # that it ran on
     faster:float=10.,        # how many times faster it reads than it writes
     where:str='this machine' # for the source

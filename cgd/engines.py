@@ -23,7 +23,7 @@ from .generate import Engine, EngineConfig, Score, complete
 from .answers import _CLOSES
 from .models import (
     chat_facts, chat_ids, device_memory, find_model, fingerprint, load_tokenizer, mark_thoughts, model_build,
-    model_context, read_weights, resolve_dtype, score_pairs, weight_shapes, weights_memory)
+    model_context, model_name, read_weights, resolve_dtype, score_pairs, weight_shapes, weights_memory)
 from .store import Completion, Request, ScoreRequest, Store
 
 # %% ../nbs/16_engines.ipynb #open-engine
@@ -107,8 +107,7 @@ class _LocalEngine(_Holder):
     def __init__(self, spec:str, model:str, cfg:EngineConfig):
         super().__init__(spec, model, cfg)
         self.folder, self.adapters = find_model(model), _adapters(cfg)
-        named = os.path.isdir(Path(model).expanduser())
-        self.base_name = f'{Path(self.folder).name}-{fingerprint(self.folder)[:8]}' if named else model
+        self.base_name = model_name(model)
         self.marks = {folder: fingerprint(folder) for folder in (self.folder, *self.adapters)}
         self.chat = chat_facts(self.folder, cfg.thinking)
         self.context = cfg.max_model_len or model_context(self.folder)

@@ -26,7 +26,7 @@ from .generate import Engine
 from .given import given_drafts
 from .grade import outcomes
 from .methods import Training
-from .models import Shape, cache_folder, device_memory, find_model, weights_memory
+from .models import Shape, cache_folder, device_memory, find_model, is_here, weights_memory
 from .plan import Plan, RunConfig, RunTeacher, check_same_run, compared_texts, eval_config, plan
 from .process import call_by_name, usable_cores
 from .recipe import training_dtype
@@ -517,7 +517,7 @@ def _pair_tokens(plan:Plan, t:Training, sizes:dict[str, float], runs:list[dict])
 def _training_line(plan:Plan, t:Training, rows:int, sizes:dict[str, float], runs:list[dict]) -> dict:
     "A training in numbers"
     cfg, how, model = plan.cfg, plan.cfg.rl if t.on_policy else plan.recipe(t), _student(plan)
-    n = how.steps*how.prompts*how.n if t.on_policy else rows
+    n = how.steps*how.prompts*how.n if t.on_policy else rows*(cfg.train.epochs if t.join == 'anneal' else 1)
     tokens = n*_pair_tokens(plan, t, sizes, runs)*(1 if t.on_policy else how.epochs)
     done = plan.cfg.path('models', t.name, 'train.json').exists()
     record = dict(view=t.methods[-1].name, pairs=n, tokens=tokens*(1 + t.tied), device='cuda' if _gpu() else 'cpu',
@@ -567,6 +567,13 @@ def _sizes(plan:Plan) -> dict[str, float]: # tokens, before anything is known of
     return dict(problem=tokens('prompt'), solution=solution, draft=0., critique=60., refine=solution + 20,
                 direct=solution, **dict.fromkeys(REWRITES, solution))
 
+def _learnt(plan:Plan, open_student:Callable, store:Store|None) -> int:
+    "Reviews that trainings learn from: of the drafts of all problems that are not held out"
+    _, rows = _drafts(plan, open_student(plan), store)
+    if plan.cfg.drop_solved: rows = _without_solved(rows, plan.cfg.grader)
+    own = {p['problem_id'] for p in plan.problems}
+    return sum(row['problem_id'] in own for dealt in plan.deal(rows) for row, _ in dealt)
+
 def estimate_run(
     plan:Plan,             # of the run
     upto:str,              # its last stage
@@ -577,11 +584,10 @@ def estimate_run(
     there = Path(plan.cfg.store or plan.cfg.path('store.sqlite'))
     with Store(there) if there.exists() else nullcontext() as store:
         tasks = list(left_to_do(plan, upto, open_student, store))
+        rows = _learnt(plan, open_student, store) if plan.trainings else 0
     sizes = _sizes(plan) if plan.cfg.methods else dict(problem=0.)
     lines = [_line(task, sizes, runs) for task in tasks]
     if upto in ('train', 'eval', 'report'):
-        drafts = sum(r['rows'] for r in lines if r['stage'] == 'refine')
-        rows = round(drafts*len(plan.problems)/max(len(plan.problems) + len(plan.held_out), 1))
         trained = [_training_line(plan, t, rows, sizes, runs) for t in plan.trainings.values()]
         place = next((i for i, r in enumerate(lines) if r['stage'] == 'evaluate' and r['method'] != 'base'), len(lines))
         lines[place:place] = trained
@@ -687,15 +693,12 @@ def _price_words(lines:list[dict], prices:tuple[float, float]|None) -> list[str]
 # %% ../nbs/46_estimate.ipynb #models-here
 def _models_here(cfg:RunConfig):
     "Raise CgdError for a model that would have to be fetched first"
-    from huggingface_hub import try_to_load_from_cache
-    named = {'student': cfg.student} | {'teacher': t[len(kind):] for t in cfg.teacher for kind in ('vllm:', 'hf:')
-                                        if t.startswith(kind)}
-    for role, name in named.items():
-        repository, _, revision = name.partition('@')
-        if Path(name).expanduser().exists() or repository.count('/') != 1 or name[0] in '/.~': continue
-        if not isinstance(try_to_load_from_cache(repository, 'config.json', revision=revision or None), str):
+    asked = [('teacher', t) for t in cfg.teacher] + [('judge', cfg.judge or '')]
+    named = [(role, t.partition(':')[2]) for role, t in asked if t.startswith(('vllm:', 'hf:'))]
+    for role, name in [('student', cfg.student), *named]:
+        if not is_here(name):
             raise CgdError(f'{role}: {name} is not here yet, and a dry run fetches no model; '
-                           f'fetch it by `hf download {repository}`')
+                           f'fetch it by `hf download {name.partition("@")[0]}`')
 
 # %% ../nbs/46_estimate.ipynb #dry-run
 def dry_run(
@@ -721,7 +724,8 @@ def dry_run(
 # %% ../nbs/46_estimate.ipynb #preflight
 def _explain(plan:Plan, task:_Task, fault:CgdError) -> CgdError:
     "A fault with the setting that it belongs to"
-    role = 'teacher' if task.stage in _TAUGHT else \
+    judged = task.stage in ('prefer', 'asked') and plan.judge and task.who == plan.judge.label[0]
+    role = 'judge' if judged and plan.cfg.judge else 'teacher' if judged or task.stage in _TAUGHT else \
         'student_url' if task.stage in ('draft', 'retry') and plan.cfg.student_url else 'student'
     words = str(fault)
     if role == 'student': words = words.replace(f'; use hf:{plan.cfg.student}', '; set --student-engine hf')

@@ -576,7 +576,9 @@ def chat(
     from cgd.store import Request
     plan = _read_run(folder)
     model = find_model(plan.cfg.student) if method == 'base' else make_whole(plan, _chosen(plan, method))
-    options = plan.cfg.engine.model_dump(exclude_defaults=True) | dict(in_process=True)
+    how = plan.cfg.engine
+    options = how.model_dump(exclude_defaults=True, exclude={'quantization'}) | dict(in_process=True)
+    if how.quantization: print(f'without {how.quantization}, which is for vLLM: transformers answers', file=sys.stderr)
     screen = lines is None and sys.stdin.isatty() and sys.stdout.isatty()
     with open_engine(f'hf:{model}', **options) as engine:
         engine.load()

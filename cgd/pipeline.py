@@ -31,7 +31,7 @@ from .engines import _rank, choose_engine
 from .models import find_model, load_tokenizer
 from .masks import equal_budget, length_audit, lengths
 from .methods import MAIN, Method, Training, change_rows, set_context
-from .given import direct_rest, given_drafts, review_rest
+from .given import GIVEN, direct_rest, given_drafts, review_rest
 from .plan import Plan, RunConfig, check_same_run, compared_texts, eval_config, open_spread, plan
 from .probe import (
     alignment_table, answer_entropy_table, attention_table, cosine_table, first_token_table, measure, probe_all,
@@ -110,22 +110,23 @@ def run(
         raise CgdError('benchmarks: name at least one, e.g. test:200; tasks of lm_eval are reported beside it')
     if fork: check_fork(planned, fork)
     with hold_folder(cfg.path()), time_run(cfg.path(), began), show_progress(_steps(planned, upto)):
-        _go_on(planned)
+        grows = check_same_run(planned)
         if fork: take_over(planned, fork)
-        cfg.save(cfg.path('config.yaml'))
         preflight(planned, upto, open_student)
+        if grows: _grow(planned, grows)
+        cfg.save(cfg.path('config.yaml'))
         made = next(made for stage, made in _stages(planned, upto) if stage == upto)
     keep_record(planned, open_student)
     return made
 
 # %% ../nbs/47_pipeline.ipynb #go-on
-def _go_on(plan:Plan):
-    "Go on in a folder that may be there; raises CgdError if it is another run's"
-    if not (grows := check_same_run(plan)): return
-    print(f'{plan.cfg.path()} grows: {grows}')
-    plan.cfg.path('results.csv').unlink(missing_ok=True)   # until all of it is evaluated, the run is not done
+def _grow(plan:Plan, how:str):
+    "Say how a run grows, and drop what was said of its students as they were: until all are tested, it is not done"
+    print(f'{plan.cfg.path()} grows: {how}')
+    told = [f for folder in ('records', 'lm_eval') for f in plan.cfg.path(folder).glob('*')]
     measured = list(plan.cfg.path('probed').glob('*.csv'))
-    for file in measured: file.unlink()
+    for file in (plan.cfg.path('results.csv'), *measured, *(f for f in told if not f.name.startswith('base.'))):
+        file.unlink(missing_ok=True)   # answers stay in the store
     if measured: print('what `cgd analyse` measured is of the students as they were; measure them again after the run')
 
 # %% ../nbs/47_pipeline.ipynb #check-fork
@@ -328,7 +329,7 @@ def teach_stage(
     print(_teach_line(done, len(store) == held and not all(t.oracle for t in plan.teachers)))
     made = 'verdict', *(['refinement_grade'] if plan.refines else []), 'direct_grade', *(f'{c}_grade' for c in REWRITES)
     for line in doubts(done, *made): print(line, file=sys.stderr)
-    _check_unparsed(done, cfg.max_unparsed)
+    _check_unparsed([r for r in done if r.get('critique_key') != GIVEN], cfg.max_unparsed)
     return done
 
 # %% ../nbs/47_pipeline.ipynb #retry-stage
@@ -610,7 +611,8 @@ def eval_stage(
     "Put each model to every benchmark"
     adapters = tuple(f for f in models.values() if Path(f, 'adapter_config.json').exists())
     with nullcontext(engine) if engine else open_student(plan, plan.cfg.student, adapters=adapters) as engine:
-        for method, model in models.items():
+        whole = lambda item: item[1] not in (plan.cfg.student, *adapters)   # after it, the engine's base is another
+        for method, model in sorted(models.items(), key=whole):
             if model in adapters: engine.set_adapter(model)
             else: engine.set_model(model)
             with span('rest', stage='eval', method=method): _examine(plan, method, engine, store)
@@ -672,7 +674,7 @@ def _learnt(plan:Plan, traces:list[dict], found:list[dict]) -> list[dict]:
     if not rows: return []
     methods = sorted(plan.cfg.methods, key=lambda m: m != MAIN)
     try:
-        tokenizer = load_tokenizer(plan.cfg.student)
+        tokenizer = load_tokenizer(plan.cfg.student, plan.cfg.engine.thinking)
         chosen = {m: [p for p in _pairs_of(plan, m, traces) if p['row_id'] in rows] for m in methods}
         return [learnt_tokens(tokenizer, own[0], m) for m, own in chosen.items() if own]
     except CgdError as e:
@@ -722,7 +724,9 @@ def _report(plan:Plan) -> str:
     folder, records = plan.cfg.path(), read_records(plan.cfg.path())
     tables = run_tables(plan, records)
     for name, rows in tables.items():
-        if rows: write_table(rows, folder/f'{name}.csv')
+        file = folder/f'{name}.csv'
+        if rows: write_table(rows, file)
+        else: file.unlink(missing_ok=True)   # of before the run has grown
     _draw(plan, tables['results'])
     page = write_atomic(folder/'report.html', _page(plan, records, tables))
     parts = [show_scores(tables['results']), *([show_gaps(tables['differences'])] if tables['differences'] else []),
@@ -789,7 +793,7 @@ def _measured_on(plan:Plan, problems:str|None, store:Store) -> tuple[list[dict],
                    traces=None)
         others = Plan(cfg.model_copy(update=own | dict(validation=None, drop_solved=False)))
         with open_student(others) as student: drafts = draft_stage(others, student, store)
-        return teach_stage(others, drafts, store), problems
+        return retry_stage(others, teach_stage(others, drafts, store), store), problems
     seen, held_out = _split_traces(plan, read_traces(plan))
     if not seen: raise CgdError(f'{cfg.path()}: no traces to look at; `cgd refine` makes them')
     return (held_out, cfg.validation) if held_out else (seen, 'the training problems')

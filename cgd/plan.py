@@ -425,7 +425,12 @@ def _opinions(plan:Plan):
                            'critique from; take withheld, exact or vague')
 
 def _scored(plan:Plan):
-    "a student behind an endpoint that is to say how sure it is of a text"
+    "a student behind an endpoint, or on a cluster, that is to say how sure it is of a text"
+    asked = [test.spec for test in plan.tests if test.items.benchmark.kind == 'scores']
+    if plan.cfg.cluster.workers and (asked or 'perplexity' in plan.stages):
+        what = f'benchmarks: {asked[0]}' if asked else 'a method or filter of this run'
+        raise CgdError(f'cluster.workers: a cluster writes texts and scores none, and {what} wants scores; '
+                       'leave that out, or set cluster.workers to 0')
     if plan.cfg.student_url and 'perplexity' in plan.stages:
         raise CgdError('student_url: an endpoint gives no perplexity of a text, and a method or filter of this run '
                        'asks for it; take another method, or leave views.fluent or student_url out')
@@ -547,6 +552,10 @@ def _validation(plan:Plan):
 # %% ../nbs/44_plan.ipynb #check-tests
 def _graded_how(plan:Plan):
     "a benchmark that cannot be asked or graded as the run would"
+    if plan.lm_eval:   # some seconds, and only then
+        try: from cgd.harness import check_tasks
+        except ImportError as e: raise CgdError(f'lm_eval: {e}') from None
+        check_tasks(plan.lm_eval)
     for test in plan.tests:
         kind, spec = test.items.benchmark.kind, test.spec
         if kind == 'code' and not plan.cfg.allow_code:
@@ -618,7 +627,7 @@ def _settings_that_count(plan:Plan) -> dict[str, Any]: # dotted name -> value
     kept |= dict(student_url=cfg.student_url and _vouched(cfg.student_url, cfg.engine),
                  judge=cfg.judge and _vouched(cfg.judge, cfg.teacher_engine),
                  teacher=[_vouched(t, cfg.teacher_engine) for t in cfg.teacher])
-    return pd.json_normalize(kept).iloc[0].to_dict()
+    return pd.json_normalize(kept, max_level=1).iloc[0].to_dict()   # rl.rewards is one setting
 
 # %% ../nbs/44_plan.ipynb #what-grows
 def _named(specs:list[str]) -> dict[str, float]: # source -> how many of its rows

@@ -19,6 +19,7 @@ from .core import CgdError, checksum, read_table, write_atomic
 from .evaluate import GRADER_NAMES, graders_in, graders_of
 from .export import _Taken, _check_place, _is_trained, write_dataset, write_student
 from .pipeline import _read_run
+from .methods import ASK
 from .plan import Plan
 from .results import caption, read_records
 
@@ -129,17 +130,18 @@ def _source(run:_Published, benchmark:str, n:int) -> dict: # source_data
         return dict(dataset_name=benchmark, source_type='hf_dataset', hf_repo=name, samples_number=n)
     return dict(dataset_name=benchmark, source_type='other', additional_details=dict(problems=str(n)))
 
-def _asked(run:_Published) -> dict: # generation_config
-    cfg = run.plan.cfg.eval
+def _asked(run:_Published, benchmark:str) -> dict: # generation_config
+    cfg, test = run.plan.cfg.eval, run.test(benchmark)
+    template = test.items.benchmark.template if test else ASK   # some benchmarks have a wording of their own
     return dict(generation_args=dict(temperature=cfg.temperature, top_p=cfg.top_p, max_tokens=cfg.max_new_tokens,
-                                     prompt_template=cfg.template))
+                                     prompt_template=cfg.template if template == ASK else template))
 
 # %% ../nbs/50_publish.ipynb #eee-document
 def _document(run:_Published, method:str, row:dict, at:str) -> dict:
     "What Every Eval Ever wants to know of one model and benchmark, without the answers"
     model, benchmark = run.model(method), row['benchmark']
     base = json.loads(run.plan.cfg.path('models', method, 'train.json').read_text())['base_id']
-    shared = dict(source_data=_source(run, benchmark, int(row['n'])), generation_config=_asked(run))
+    shared = dict(source_data=_source(run, benchmark, int(row['n'])), generation_config=_asked(run, benchmark))
     return dict(
         schema_version=_SCHEMA, evaluation_id=f'{benchmark}/{model}/{at}', evaluation_timestamp=at,
         retrieved_timestamp=at,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_records', 'graders_with_outcomes', 'score_groups', 'with_holm', 'score_run', 'show_scores', 'show_gaps',
            'main_result', 'headline', 'teaching_gap', 'run_answers', 'compare_runs', 'compared_result',
-           'show_comparison', 'caption', 'text_tables', 'read_traces', 'loss_table', 'shape_of', 'teacher_shapes',
+           'show_comparison', 'read_traces', 'caption', 'text_tables', 'loss_table', 'shape_of', 'teacher_shapes',
            'read_trainings', 'run_ledger', 'costs_in_words', 'probed_tables', 'run_tables']
 
 # %% ../nbs/45_results.ipynb #imports
@@ -22,7 +22,7 @@ from .evaluate import GRADER_NAMES, at_k_table, graders_in, graders_of, summaris
 from .stats import by_problem, compare, holm
 from .methods import MAIN
 from .process import call_by_name
-from .models import find_model, load_tokenizer, Shape, model_shape
+from .models import Shape, find_model, is_here, load_tokenizer, model_name, model_shape
 from .store import sessions
 from .plan import Plan, RunConfig, RunTeacher
 from .trainer import read_losses
@@ -307,6 +307,13 @@ def show_comparison(
         if flips: lines += [f'{r["benchmark"]}, {r["b"]} to {r["a"]}, graded by {by}', *_named_flips(flips)]
     return '\n'.join(lines if len(lines) > 2 else [*lines, 'no answer turned right or wrong'])
 
+# %% ../nbs/45_results.ipynb #read-traces
+def read_traces(
+    plan:Plan # of a run
+) -> list[dict]: # none if it has taught nothing
+    "What a run's teachers wrote"
+    return read_table(file) if (file := plan.cfg.path('traces.parquet')).exists() else []
+
 # %% ../nbs/45_results.ipynb #described
 def _described(teacher:RunTeacher) -> str:
     settings, kind = teacher.settings, dict(oracle=['detail'], expert=[]).get(teacher.spec, ['preset'])
@@ -321,9 +328,11 @@ def caption(
     "What a reader of this run's numbers has to know"
     cfg, rolling = plan.cfg, [name for name, t in plan.trainings.items() if t.on_policy]
     if not cfg.methods: return f'student {cfg.student}, as it is.'
-    teachers, size = ' and '.join(map(_described, plan.teachers)), cfg.n_problems or 'all'
+    teachers, taught = ' and '.join(map(_described, plan.teachers)), {t['problem_id'] for t in read_traces(plan)}
+    size = len(taught) if taught and not cfg.validation else cfg.n_problems or 'all'
+    seeds = ', '.join(map(str, sorted({getattr(cfg, t.settings).seed for t in plan.trainings.values()})))
     given = f' of {cfg.traces}, whose texts were kept' if cfg.traces else ''
-    said = f'student {cfg.student}, {teachers}, {size} problems{given}, seed {cfg.train.seed}'
+    said = f'student {cfg.student}, {teachers}, {size} problems{given}, seed {seeds}'
     if rolling:
         said += (f'; {", ".join(rolling)}: {cfg.rl.steps} updates of {cfg.rl.prompts} problems '
                  f'with {cfg.rl.n} completions each')
@@ -341,13 +350,6 @@ def text_tables(
     tables = dict(drift=drift(answers), reasoning=reasoning(checkable), imitation=imitation(checkable))
     if not any(r['method'] == control for r in checkable): return tables
     return tables | dict(imitation_gap=imitation([r for r in checkable if r['method'] != 'base'], control))
-
-# %% ../nbs/45_results.ipynb #read-traces
-def read_traces(
-    plan:Plan # of a run
-) -> list[dict]: # none if it has taught nothing
-    "What a run's teachers wrote"
-    return read_table(file) if (file := plan.cfg.path('traces.parquet')).exists() else []
 
 # %% ../nbs/45_results.ipynb #trace-tables
 def _token_counter(plan:Plan) -> Callable|None: # None: the teacher's engine counted
@@ -385,9 +387,10 @@ def shape_of(
 
 def teacher_shapes(
     plan:Plan # of a run
-) -> dict[str, Shape|None]: # by name, of those that run here
-    "The shapes of teachers and judge"
-    return {t.label[0]: shape_of(t.model) for t in (*plan.teachers, plan.judge) if t and t.loads_model}
+) -> dict[str, Shape|None]: # by name, of those that are here or behind an endpoint
+    "The shapes of teachers and judge; None: not known"
+    asked = [t for t in (*plan.teachers, plan.judge) if t and (not t.loads_model or is_here(t.model))]
+    return {t.label[0]: shape_of(t.model) if t.loads_model else None for t in asked}
 
 # %% ../nbs/45_results.ipynb #read-trainings
 def read_trainings(
@@ -414,7 +417,8 @@ def run_ledger(
         return read_table(kept)
     import torch
     with cfg.open_store() as store: done = sessions(store) + oracle_sessions(traces) + given_sessions(traces)
-    return ledger(done, read_trainings(plan), shape_of(cfg.student), teacher_shapes(plan), torch.cuda.device_count())
+    return ledger(done, read_trainings(plan), shape_of(cfg.student), teacher_shapes(plan), torch.cuda.device_count(),
+                  model_name(cfg.student) if is_here(cfg.student) else '')
 
 # %% ../nbs/45_results.ipynb #costs-in-words
 def costs_in_words(
@@ -445,10 +449,10 @@ _PROBED = 'uncertainty', 'uncertainty_gaps', 'answer_entropy', 'alignment', 'att
 
 def probed_tables(
     plan:Plan # of a run
-) -> dict[str, list[dict]]: # by file name; none before `cgd analyse`
+) -> dict[str, list[dict]]: # by file name; empty before `cgd analyse`
     "What `analyse` has measured"
-    files = [file for name in _PROBED if (file := plan.cfg.path('probed', f'{name}.csv')).exists()]
-    return {file.stem: read_table(file) for file in files}
+    files = [plan.cfg.path('probed', f'{name}.csv') for name in _PROBED]
+    return {file.stem: read_table(file) if file.exists() else [] for file in files}
 
 # %% ../nbs/45_results.ipynb #run-tables
 def run_tables(
@@ -458,7 +462,7 @@ def run_tables(
     "Every table of a run"
     (scores, gaps), traces = score_run(plan, records), read_traces(plan)
     spent = run_ledger(plan, traces)
-    costs = method_costs(spent, any(t.solves for t in plan.teachers), plan.cfg.views)
+    costs = method_costs(spent, any(t.solves for t in plan.teachers), plan.cfg.views, plan.trainings)
     tables = dict(results=scores, differences=gaps) | text_tables(label_answers(records)) | dict(ledger=spent)
     tables |= _trace_tables(plan, traces) | dict(losses=loss_table(plan), at_k=at_k_table(records))
     tables |= _harness_tables(plan) | dict(costs=costs, reach=reach_table(costs, scores))

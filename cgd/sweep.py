@@ -103,6 +103,8 @@ def _cell(sweep:SweepConfig, name:str, seed:int, point:tuple) -> Cell:
     return Cell(name, seed, point, with_settings(sweep.run, settings))
 
 # %% ../nbs/48_sweep.ipynb #cells
+_OF_BASE = {'student', 'student_url', 'student_engine', 'engine', 'benchmarks', 'eval'}   # what its answers depend on
+
 def cells(
     sweep:SweepConfig # arms, seeds and grids
 ) -> list[Cell]:      # in the order in which they run
@@ -116,9 +118,13 @@ def cells(
     for label in [*sum(sweep.contrasts, ()), *filter(None, [sweep.baseline])]:
         if label not in known:
             raise CgdError(f'{label}: no such arm/method to compare; known: {", ".join(sorted(known))}')
-    if len({c.cfg.model_dump_json(include={'student', 'student_url', 'eval'}) for *_, c in found}) > 1:
-        raise CgdError('arms: `student` and `eval` must be alike in all, as the untrained student is tested once; '
-                       'make another sweep of those that differ')
+    shown = {'problems', 'n_problems', 'fields'} if sweep.run.eval.shots else set()
+    for setting in sorted(_OF_BASE | shown):
+        if len({c.cfg.model_dump_json(include={setting}) for *_, c in found}) > 1:
+            raise CgdError(f'arms: `{setting}` must be alike in all, as the untrained student is tested once; '
+                           'make another sweep of those that differ')
+    if twice := [name for name, n in Counter(c.cfg.name for *_, c in found).items() if n > 1]:
+        raise CgdError(f'arms: two runs would lie in {twice[0]}; give each seed once, and arms names that differ')
     return [cell for *_, cell in sorted(found, key=lambda f: f[:2])]
 
 # %% ../nbs/48_sweep.ipynb #finished
@@ -265,7 +271,8 @@ def _text_tables(rows:list[dict], sweep:SweepConfig) -> dict[str, list[dict]]:
 def _probed(sweep:SweepConfig) -> dict[str, list[dict]]: # by file name: uncertainty, alignment, attention, drift
     "What was measured of the students of one seed, the first that was looked at"
     names, found = _method_names(sweep), defaultdict(list)
-    looked = [(c, tables) for c in cells(sweep) if not c.point and finished(c) and (tables := probed_tables(c.plan))]
+    done = [(c, probed_tables(c.plan)) for c in cells(sweep) if not c.point and finished(c)]
+    looked = [(c, tables) for c, tables in done if any(tables.values())]
     for cell, tables in looked:
         if cell.seed != looked[0][0].seed: continue
         for name, rows in tables.items():
@@ -275,7 +282,7 @@ def _probed(sweep:SweepConfig) -> dict[str, list[dict]]: # by file name: uncerta
     return dict(found)
 
 # %% ../nbs/48_sweep.ipynb #data-sessions
-def _data_sessions(sweep:SweepConfig) -> list[dict]: # see `generate.sessions`
+def _data_sessions(sweep:SweepConfig) -> list[dict]: # see `store.sessions`
     "What making the data took: from the store, or else from the table that an earlier sitting left"
     import pandas as pd
     made, kept = [], sweep.tables_folder/'sessions.csv'
@@ -287,7 +294,8 @@ def _data_sessions(sweep:SweepConfig) -> list[dict]: # see `generate.sessions`
 
 # %% ../nbs/48_sweep.ipynb #costs
 def _ledger(sweep:SweepConfig) -> list[dict]: # see `ledger`
-    "The data that all runs share, and one training of each method, by the first run that has it; no arm with a grid"
+    "The data of all runs, and one training of each method, by the first run that has it; no arm with a grid"
+    import torch
     done = [c for c in cells(sweep) if finished(c) and not c.point]
     if not done: return []
     made = {}
@@ -296,7 +304,7 @@ def _ledger(sweep:SweepConfig) -> list[dict]: # see `ledger`
         made |= {m: found[m] for m in c.plan.trainings if m in found}
     worked = _data_sessions(sweep) + oracle_sessions(read_traces(done[0].plan))
     shapes = {name: shape for c in done for name, shape in teacher_shapes(c.plan).items()}
-    return ledger(worked, made, shape_of(sweep.run.student), shapes)
+    return ledger(worked, made, shape_of(sweep.run.student), shapes, torch.cuda.device_count())
 
 def _losses(sweep:SweepConfig) -> list[dict]: # arm, method, seed, step, loss; reward, where there is one
     return [dict(arm=c.arm) | row for c in filter(finished, cells(sweep)) if not c.point for row in loss_table(c.plan)]
@@ -320,7 +328,9 @@ def save_tables(
     if not rows: raise CgdError(f'{sweep.path()}: no run of this sweep is finished yet')
     made = _tables(rows, sweep)
     for name, table in made.items():
-        if table: write_table(table, folder/f'{name}.csv')
+        file = folder/f'{name}.csv'
+        if table: write_table(table, file)
+        else: file.unlink(missing_ok=True)
     write_table(_outcomes(rows), folder/'outcomes.parquet')
     sweep.save(folder/'sweep.yaml')
     shown = [pd.DataFrame(made[name]).round(4).to_string(index=False) for name in ('methods', 'contrasts')

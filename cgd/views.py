@@ -9,7 +9,7 @@ __all__ = ['make_pair', 'text_forms', 'filter_stages', 'usable_rows', 'filter_ro
 # %% ../nbs/25_views.ipynb #imports
 import random
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .core import CgdError, content_hash, derive_seed
