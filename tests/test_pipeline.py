@@ -2,12 +2,14 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -15,10 +17,11 @@ import pytest
 from cgd.cli import main
 from cgd.core import CgdError, read_table, read_times
 from cgd.evaluate import EvalConfig
+from cgd.generate import EngineConfig
 from cgd.store import SampleConfig, Store, sessions
 from cgd.methods import METHODS
-from cgd.pipeline import run
-from cgd.plan import RunConfig
+from cgd.pipeline import eval_stage, report, run
+from cgd.plan import Plan, RunConfig
 from cgd.teacher import TeacherConfig
 from cgd.recipe import TrainConfig
 
@@ -50,6 +53,29 @@ def test_adapters_are_served_from_one_base(cfg):
     assert json.loads(cfg.path('models', 'cgd', 'train.json').read_text())['validation']   # its loss was watched
     assert len(list(cfg.path('records').iterdir())) == 3
     assert run(cfg) == said
+
+
+def test_a_run_that_grows_is_not_done_until_its_new_students_are_tested(cfg):
+    "Records of students as they were, and tables of them, do not stand for those to come; the untrained student stays, and a teacher that is not there costs nothing"
+    shutil.copytree(cfg.path(), grown := cfg.path().with_name('grown'))
+    more = cfg.model_copy(update=dict(name='grown', n_problems=14))
+    (grown/'uncertainty.csv').write_text('model,value\nbase,1\n')
+    with pytest.raises(CgdError, match='teacher: openai:m@'): run(cfg.model_copy(update=dict(name='typo', teacher=('openai:m@http://127.0.0.1:1/v1',), teach=TeacherConfig(), teacher_engine=EngineConfig(max_retries=0))), 'refine')
+    assert not cfg.path().with_name('typo').joinpath('config.yaml').exists()   # so that the teacher's name can be put right
+    run(more, 'draft')
+    assert [f.name for f in (grown/'records').iterdir()] == ['base.test.parquet'] and not (grown/'results.csv').exists()
+    report(grown)
+    assert not (grown/'uncertainty.csv').exists() and {r['method'] for r in read_table(grown/'results.csv')} == {'base'}
+
+
+def test_adapters_are_tested_before_whole_models_take_the_place_of_their_base(cfg, tmp_path, monkeypatch):
+    (tmp_path/'cgd').mkdir()
+    (tmp_path/'cgd'/'adapter_config.json').write_text('{}')
+    seen, at = [], SimpleNamespace(base=cfg.student, adapter=None)
+    engine = SimpleNamespace(set_model=lambda m: vars(at).update(base=m, adapter=None), set_adapter=lambda a: vars(at).update(adapter=a))
+    monkeypatch.setattr('cgd.pipeline._examine', lambda plan, method, engine, store: seen.append((method, at.base, at.adapter and Path(at.adapter).name)))
+    eval_stage(Plan(cfg), dict(base=cfg.student, chain='/merged/chain', cgd=str(tmp_path/'cgd')), None, engine)
+    assert seen == [('base', cfg.student, None), ('cgd', cfg.student, 'cgd'), ('chain', '/merged/chain', None)]
 
 
 def test_one_process_for_drafts_and_base_one_for_trainings_one_for_students(cfg):
