@@ -76,9 +76,10 @@ def check_training(
     check_hub(cfg.push_to_hub)
     check_hardware(cfg, find_model(base))
     if cfg.batching != 'auto': choose_batching(cfg, 'trl')
-    if cfg.keep == 'best' and cfg.save_steps % (cfg.eval_steps or cfg.save_steps):
-        raise CgdError(f'save_steps={cfg.save_steps} is no multiple of eval_steps={cfg.eval_steps}, '
-                       'so that keep=best could not keep what it finds; change one of them')
+    # transformers 5.17 (Trainer._save_checkpoint): a best step without a checkpoint of its own is never loaded
+    if cfg.keep == 'best' and cfg.eval_steps not in (None, cfg.save_steps):
+        raise CgdError(f'keep=best keeps only what is saved, but eval_steps={cfg.eval_steps} '
+                       f'and save_steps={cfg.save_steps} differ; leave eval_steps out')
 
 def _check(pairs:Pairs, cfg:TrainConfig, base:str, validation:Pairs|None, trainer:str|Callable):
     if recipe_of(pairs) is PreferConfig and not isinstance(cfg, PreferConfig):
