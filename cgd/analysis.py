@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from .core import CgdError, read_table, write_atomic
-from .answers import to_number
+from .answers import drop_thoughts, to_number
 from .leaks import states_answer
 from .oracle import OracleTeacher, read_equations, split_sentences
 from .stats import measured
@@ -363,6 +363,7 @@ def opens_like_critique(
     text:str # an answer
 ) -> bool:
     "Whether a text begins by speaking of someone's answer"
+    text = drop_thoughts(text)
     parts = [text[a:b] for a, b in split_sentences(text)][:2]
     plain = unicodedata.normalize('NFKC', ' '.join(parts))[:400].replace('’', "'").replace('*', '')
     return _OPENINGS.search(re.sub(r'\s+', ' ', plain)) is not None
@@ -441,7 +442,8 @@ def judge_steps(
     reference:str   # a number
 ) -> str:           # none | false | unreached | sound
     "Whether an answer's written steps hold, and lead to the reference"
-    found = [e for a, b in split_sentences(completion) for e in _equations(completion[a:b])]
+    text = drop_thoughts(completion)
+    found = [e for a, b in split_sentences(text) for e in _equations(text[a:b])]
     gold = to_number(reference)
     if not found or gold is None: return 'none'
     if not all(e.holds for e in found): return 'false'

@@ -210,8 +210,9 @@ def _in_sentence(said:str) -> str:
 
 # %% ../nbs/04_answers.ipynb #find-answer
 def find_answer(
-    completion:str # the whole text
+    completion:str # the whole text, whose thoughts are not read
 ) -> str|None:     # None if there is no answer to be found
     "Find the answer: boxed; where nothing is boxed, stated; or the whole text"
-    if re.search(r'\\(?:boxed|fbox)\b', completion): return boxed_answer(completion)
-    return _in_sentence(said) if (said := _stated_answer(completion)) else _bare_answer(completion)
+    text = drop_thoughts(completion)
+    if re.search(r'\\(?:boxed|fbox)\b', text): return boxed_answer(text)
+    return _in_sentence(said) if (said := _stated_answer(text)) else _bare_answer(text)

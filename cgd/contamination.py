@@ -13,11 +13,16 @@ from functools import cache
 from .core import CgdError
 
 # %% ../nbs/07_contamination.ipynb #same-text
+_ALIKE = str.maketrans('×÷−', '*/-')
+_KEPT = re.compile(r'[^\W_]+|-(?!\s*[^\W\d_]{2})|[+*/=<>^]')   # no hyphen before a word
+_THOUSANDS = re.compile(r'(?<=\d),(?=\d{3}(?!\d))')
+
 def same_text(
     row:dict # a problem
-) -> str:    # letters and digits of its prompt, in small letters
+) -> str:    # letters, digits and signs of its prompt, in small letters; a space between two numbers
     "What must differ for two prompts to be different"
-    return ''.join(c for c in row['prompt'].casefold() if c.isalnum())
+    text = _THOUSANDS.sub('', row['prompt'].casefold().translate(_ALIKE))
+    return re.sub(r'(?<!\d) | (?!\d)', '', ' '.join(_KEPT.findall(text)))
 
 # %% ../nbs/07_contamination.ipynb #shared-problems
 def shared_problems(
@@ -117,7 +122,8 @@ def find_contamination(
     return [hit for row in rows for hit in _hits(row, columns, finder)]
 
 # %% ../nbs/07_contamination.ipynb #decontaminate
-_TEXTS = 'prompt', 'solution', 'draft', 'critique', 'refinement', 'direct'   # what a student may be shown in training
+_TEXTS = ('prompt', 'solution', 'reference', 'draft', 'critique', 'refinement', 'direct', 'short', 'direct_short',
+          'rewrite', 'retry')   # what a student may be shown in training
 _KINDS = 'same', 'run', 'near', 'numbers'
 
 def decontaminate(

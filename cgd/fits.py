@@ -8,7 +8,7 @@ __all__ = ['expected_memory', 'memory_note']
 # %% ../nbs/28_fits.ipynb #imports
 from .core import CgdError
 from .models import Shape, model_shape
-from .recipe import TrainConfig, choose_parallel, training_dtype
+from .recipe import TrainConfig, choose_parallel, devices, training_dtype
 
 # %% ../nbs/28_fits.ipynb #weight-bytes
 def _weight_bytes(shape:Shape, cfg:TrainConfig) -> dict[str, float]:
@@ -51,8 +51,9 @@ def expected_memory(
 def _changes(cfg:TrainConfig, gpu:bool) -> list[dict]:
     "Ever larger changes of a recipe that save memory: first those that leave the result as it is"
     size = min(cfg.device_batch_size, cfg.batch_size)
+    sizes = [s for s in range(size - 1, 0, -1) if cfg.batch_size % (s*devices(cfg)) == 0]   # that divide the batch
     again = {} if cfg.recomputes(gpu) else dict(gradient_checkpointing=True)
-    same = [{}, again, *(again | dict(device_batch_size=size >> i) for i in range(1, size.bit_length()))]
+    same = [{}, again, *(again | dict(device_batch_size=s) for s in sizes)]
     fewer = ['full', 'lora', 'qlora'] if gpu else ['full', 'lora']   # 4-bit weights want a GPU
     fewer = fewer[fewer.index(cfg.tuning) + 1:] if cfg.tuning in fewer else []
     return [*same, *(dict(tuning=m) | change for m in fewer for change in same)]

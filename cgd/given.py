@@ -10,6 +10,7 @@ __all__ = ['GIVEN', 'TraceFields', 'read_given', 'given_problems', 'given_drafts
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import count
 
 from .core import CgdError, content_hash
 from .data import (
@@ -125,13 +126,14 @@ def _place(row:dict) -> tuple: # what no two rows may have in common
 
 def _said(row:dict) -> tuple: return tuple(row[text] for text in _TEXTS)
 
-def _numbered(row:dict, drafts:list, places:dict) -> dict: # drafts: of its problem, by sample; places: taken
-    if row['sample'] is not None or row['draft'] is None: return row
-    for sample in range(len(drafts) + 1):
-        if sample == len(drafts): drafts.append(row['draft'])
+def _numbered(row:dict, drafts:dict, places:dict) -> dict: # drafts: of its problem, by sample; places: taken
+    if row['draft'] is None: return row
+    for sample in count() if row['sample'] is None else [row['sample']]:
         numbered = row | dict(sample=sample)
         free = places.get(_place(numbered), ('', row))[1]   # reviewed twice by the same teacher: a sample of its own
-        if drafts[sample] == row['draft'] and _said(free) == _said(row): return numbered
+        same = drafts.setdefault(sample, row['draft']) == row['draft']
+        if same and (sample == row['sample'] or _said(free) == _said(row)): return numbered
+    raise CgdError(f'sample {row["sample"]} stands for two drafts; give each its own')
 
 # %% ../nbs/22_given.ipynb #open-table
 _MANY = dict(draft='drafts', critique='critiques', refinement='refinements', direct='direct answers')
@@ -155,7 +157,7 @@ def read_given(
     fields:TraceFields=TraceFields()   # what its columns are called, if they have unusual names
 ) -> Problems: # rows: of a problem, student, sample, teacher, preset, and each text (None: lacks) with its finish
     "Read a half-finished table; raises CgdError if there is none, nothing is usable, or a setting names no column"
-    rows, skipped, mended, columns, named, known, drafts, places = [], [], [], {}, set(), {}, defaultdict(list), {}
+    rows, skipped, mended, columns, named, known, drafts, places = [], [], [], {}, set(), {}, defaultdict(dict), {}
     origin, records = _open_spec(spec)
     for where, record in records:
         try:
@@ -224,10 +226,12 @@ def deal_reviews(
     dealt, places = [[] for _ in shares], [set(map(_draft_of, rows)) for rows in shares]
     for row in drafts:
         whose = [at for at, share in enumerate(places) if _draft_of(row) in share]
-        for r in (given := reviews.get(_draft_of(row), [])):
+        given = []
+        for r in reviews.get(_draft_of(row), []):
             known = (r['critique'] or r['refinement']) and (r['teacher'], r['preset']) in labels
-            dealt[labels.index((r['teacher'], r['preset'])) if known else whose[0]].append((row, r))
-        for at in whose if not given else (): dealt[at].append((row, {}))
+            given.append((labels.index((r['teacher'], r['preset'])) if known else whose[0], r))
+        if len(whose) > 1 or not given: given += [(at, {}) for at in whose if at not in dict(given)]
+        for at, r in given: dealt[at].append((row, r))
     return dealt
 
 # %% ../nbs/22_given.ipynb #reviewed

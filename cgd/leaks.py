@@ -15,7 +15,7 @@ from functools import lru_cache
 from .choices import _is_word
 from .reading import one_spelling, read_answer, split_unit
 from .grade import strict
-from .answers import to_number
+from .answers import _SPACED, to_number
 
 # %% ../nbs/23_leaks.ipynb #digits
 def _digits(number:str) -> str:
@@ -65,12 +65,13 @@ def _states_number(text:str, values:tuple, written:dict) -> bool:
 # %% ../nbs/23_leaks.ipynb #states-spelling
 def _spelt(text:str) -> str:
     "A text in one spelling, with no spaces where they do not count, and fractions in a line"
-    text = re.sub(r'\\frac\{([^{}+-]*(?:\{[^{}]*\})?)\}\{(\w+|\\\w+)\}', r'\1/\2', one_spelling(text))
+    text = re.sub(r'([_^])\{(-?\w|-?\d+)\}(?!\d)', r'\1\2', one_spelling(text))   # x^{2} and x^2
+    text = re.sub(r'\\frac\{([^{}+-]*(?:\{[^{}]*\})?)\}\{(\w+|\\\w+)\}', r'\1/\2', text)
     return re.sub(r'\s*([^\w\s\\([{])\s*|(?<=[(\[{])\s+', lambda m: m[1] or '', text)
 
 def _states_spelling(text:str, gold:str) -> bool:
     "Is an answer in a text, and not a part of another?"
-    parts, small = re.findall(r'\w+', re.sub(r'\\[a-z]+', ' ', gold.casefold())), text.casefold()
+    parts, small = re.findall(r'\d+|[^\W\d_]+', re.sub(r'\\[a-z]+', ' ', gold.casefold())), text.casefold()
     if not all(part in small for part in parts): return False   # soon said, and most often so
     text, gold = _spelt(text), _spelt(gold)
     before = r'(?<![\w.)\]])' if gold.startswith('-') else r'(?<![\w.\\])(?<!^-)(?<![^\w)\]]-)'
@@ -80,6 +81,7 @@ def _states_spelling(text:str, gold:str) -> bool:
 
 # %% ../nbs/23_leaks.ipynb #states-answer
 _GROUPED = re.compile(r'(?<=\d)(?:,(?:\\!)?|\{,\}|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))')
+_SPACES = re.compile(rf'(?<![\w.,]){_SPACED}')   # 1 000 000, or three numbers: both are looked for
 
 def states_answer(
     text:str|None,     # a critique
@@ -88,7 +90,10 @@ def states_answer(
     "Whether a text contains the final answer, in whatever spelling"
     if not text or not reference: return False
     tree, values, written = _read_gold(reference)
-    if values: return _states_number(_GROUPED.sub('', text.replace('\u2212', '-')), values, written)
+    if values:
+        text = _GROUPED.sub('', text.replace('\u2212', '-'))
+        read = {text, _SPACES.sub(lambda m: m[0].replace(' ', ''), text)}
+        return any(_states_number(t, values, written) for t in read)
     if _states_spelling(text, tree.text): return True
     if tree.kind in ('list', '{}') and tree.parts: return all(states_answer(text, part.text) for part in tree.parts)
     groups = re.findall(r'[(\[][^()\[\]]{1,80}[)\]]', text) if tree.parts else ()

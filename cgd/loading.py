@@ -295,4 +295,4 @@ def check_hardware(
         mend_generation(GenerationConfig.from_pretrained(folder), folder)
     context = model_context(folder)
     if context and cfg.max_length > context:
-        raise CgdError(f'max_length={cfg.max_length} is more than the {context} tokens of {folder}; lower it')
+        raise CgdError(f'{cfg.length}={cfg.max_length} is more than the {context} tokens of {folder}; lower it')

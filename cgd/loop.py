@@ -101,20 +101,26 @@ def _spend(tokens:int, fresh:list[dict], problem:str) -> float: # 0 or 1, or bet
     if tokens > 0: raise CgdError(f'coverage: {problem}: {tokens} tokens of fresh drafts are lacking; draw more')
     return 0.
 
+def _paid(own:list[dict]) -> float|None: # tokens; None where some are not known
+    "What critiques and retries of a problem took, and what the teacher wrote before: flags, or an answer of its own"
+    solved = {r.get('direct_key'): r.get('direct_tokens') for r in own if r.get('preset', '').startswith('solved')}
+    flags = [r['detect_tokens'] for r in own if 'detect_tokens' in r]
+    return sum_known([*(r[c] for r in own for c in ('critique_tokens', 'retry_spent')), *flags, *solved.values()])
+
 def coverage(
-    traces:list[dict], # with retries, by one teacher
+    traces:list[dict], # with retries, by one teacher; with direct answers, too, if its preset is `solved`
     fresh:list[dict]   # more drafts by the same student of the same problems, in any order; a problem's in theirs
 ) -> list[dict]:       # drafts (all, none right, some right), retried and fresh (shares), n, value, low, high
-    "Problems that drafts and retries solve, less those that the same drafts and as many tokens of fresh ones solve"
+    "Problems solved with retries, less those solved with fresh drafts of as many tokens as retries and teacher took"
     problems, more = defaultdict(list), defaultdict(list)
     for r in traces: problems[r['problem_id']].append(r)
     for r in fresh: more[r['problem_id']].append(r)
     rows = []
     for problem, own in problems.items():
         if own[0]['draft_grade'] is None: continue   # nothing to grade against
-        tokens = sum_known(r[c] for r in own for c in ('critique_tokens', 'retry_spent'))
-        if None in (tokens, *(r['draft_tokens'] for r in more[problem])):
-            raise CgdError(f'coverage: {problem}: some tokens were not counted; take an engine that does')
+        if None in (tokens := _paid(own), *(r['draft_tokens'] for r in more[problem])):
+            raise CgdError(f'coverage: {problem}: some tokens were not counted; take an engine that does, '
+                           'and if the preset is solved add the direct answers')
         first, retried = (any(r[f'{text}_grade'] == 'right' for r in own) for text in ('draft', 'retry'))
         both = float(first or retried), 1. if first else _spend(tokens, more[problem], problem)
         rows.append(dict(problem_id=problem, first=first, retried=both[0], fresh=both[1], help=both[0] - both[1]))
@@ -191,6 +197,7 @@ def reflection_rate(
     words:re.Pattern=_LOOKS_BACK # what counts as looking back
 ) -> dict:                      # n (answers), mean (words an answer), effective (share of them in right answers)
     "How often answers look back, and how often it ends well; `effective` is None where none does"
+    if not records: raise CgdError('reflection_rate: no records; give those of a test')
     found = [(len(words.findall(r['completion'])), r[grader] == 'right') for r in records]
     total, paid = sum(n for n, _ in found), sum(n for n, right in found if right)
     return dict(n=len(found), mean=total/len(found), effective=paid/total if total else None)

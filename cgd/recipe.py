@@ -47,6 +47,7 @@ class TrainConfig(Config):
     report_to:str='none'                           # 'tensorboard', 'wandb' or 'trackio'; several with commas
     push_to_hub:str=''                             # repository (user/name) on the Hub that the result is sent to
     answers:ClassVar[int]=1                        # that a pair holds
+    length:ClassVar[str]='max_length'              # what errors call the cap on it
 
     @model_validator(mode='before')
     @classmethod

@@ -10,7 +10,7 @@ __all__ = ['LENGTHS', 'BALANCED', 'box_reference', 'answers_alone', 'long_and_sh
 import random, re
 
 from .core import derive_seed
-from .answers import find_answer
+from .answers import drop_thoughts, find_answer
 from .leaks import HIDDEN
 from .methods import ASK, ViewConfig
 from .oracle import split_sentences
@@ -67,10 +67,10 @@ def code_lengths(
 _NUMBERED = re.compile(r'^[\W_]*(?:step\s*)?\d{1,2}[.):][*_]*\s+', re.I)
 
 def split_steps(
-    text:str # a worked answer
+    text:str # a worked answer, whose thoughts are no steps
 ) -> tuple[list[str], str]: # its lines without their numbers; its end
     "The steps of a worked answer, and what it ends in: from its last box on, or its last line if there is no box"
-    lines = [line.strip() for line in text.split('\n') if line.strip()]
+    lines = [line.strip() for line in drop_thoughts(text).split('\n') if line.strip()]
     end = max((i for i, line in enumerate(lines) if r'\boxed{' in line), default=len(lines) - 1)
     return [_NUMBERED.sub('', line) for line in lines[:max(end, 0)]], '\n'.join(lines[max(end, 0):])
 

@@ -12,6 +12,7 @@ import json, random
 from collections.abc import Callable, Iterator
 
 from .core import CgdError, content_hash, derive_seed
+from .answers import drop_thoughts
 from .grade import grade_many
 from .leaks import HIDDEN
 from .methods import ViewConfig
@@ -23,10 +24,11 @@ from .verdict import fence
 
 # %% ../nbs/61_rewards.ipynb #nearness
 def nearness(
-    text:str, # a text
+    text:str, # a text, whose thoughts do not count
     other:str # another
 ) -> float:   # 1: the same words in the same order; 0: every word changed
     "1 less the word edit distance over the longer length"
+    text, other = map(drop_thoughts, (text, other))
     longest = max(len(text.split()), len(other.split()))
     return 1 - count_edits(text, other)/longest if longest else 1.
 
@@ -53,8 +55,9 @@ def edit_messages(
 
 # %% ../nbs/61_rewards.ipynb #pay-closeness
 def _as_drafts(texts:list[str], rows:list[dict]) -> list[dict]:
-    "A row for each completion, with an id of its own"
-    return [r | dict(draft=text, row_id=content_hash(r['problem_id'], text)) for text, r in zip(texts, rows)]
+    "A row for what each completion says after its thoughts, with an id of its own"
+    said = map(drop_thoughts, texts)
+    return [r | dict(draft=text, row_id=content_hash(r['problem_id'], text)) for text, r in zip(said, rows)]
 
 def _replies(drafts:list[dict], asked:Asked, ask:Callable, stage:str) -> list[Completion]:
     who = asked.teacher
@@ -70,7 +73,7 @@ def pay_closeness(
     drafts = _as_drafts(texts, rows)
     oracle = isinstance(asked.teacher, OracleTeacher)
     edits = DetectingOracle().refine(drafts) if oracle else _replies(drafts, asked, edit_messages, 'edit')
-    whole = [e.finish_reason == 'stop' and bool(e.text.strip()) for e in edits]
+    whole = [e.finish_reason == 'stop' and bool(drop_thoughts(e.text).strip()) for e in edits]
     return [nearness(text, e.text) if ok else None for text, e, ok in zip(texts, edits, whole)]
 
 # %% ../nbs/61_rewards.ipynb #pay-stored
@@ -123,7 +126,7 @@ def read_mark(
     reply:Completion # a judge's
 ) -> float|None:     # in [0, 1]; None where it cannot be read
     "The mark in the last JSON object of a reply; of an untruthful answer at most 2 of 10"
-    said = [*_objects(reply.text)][-1:]
+    said = [*_objects(drop_thoughts(reply.text))][-1:]
     truthful, mark = (said[0].get(k) for k in ('truthful', 'mark')) if said else (None, None)
     if reply.finish_reason != 'stop' or type(truthful) is not bool or type(mark) not in (int, float): return None
     if not 0 <= mark <= 10: return None   # NaN, too

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Literal
+from typing import ClassVar, Literal
 from unittest.mock import patch
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -39,6 +39,8 @@ from .trainer import (
 from .loading import check_hardware, lean_adapters, load_base, lora_config
 
 # %% ../nbs/34_rivals.ipynb #rl-config
+class _OwnTexts(TrainConfig): length:ClassVar[str]='max_new_tokens'
+
 class RLConfig(Config):
     "How a student is trained on what it writes itself"
     tuning:Literal['lora', 'full']='lora'              # an adapter, or all weights
@@ -79,7 +81,7 @@ class RLConfig(Config):
     def recipe(self) -> TrainConfig: # for what is done alike
         "What it has in common with fine-tuning"
         shared = {k: v for k, v in self.model_dump().items() if k in TrainConfig.model_fields}
-        return TrainConfig(backend='trl', batch_size=self.prompts*self.n, max_length=self.max_new_tokens, **shared)
+        return _OwnTexts(backend='trl', batch_size=self.prompts*self.n, max_length=self.max_new_tokens, **shared)
 
 # %% ../nbs/34_rivals.ipynb #pay-right
 def pay_right(

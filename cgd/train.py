@@ -76,9 +76,10 @@ def check_training(
     check_hub(cfg.push_to_hub)
     check_hardware(cfg, find_model(base))
     if cfg.batching != 'auto': choose_batching(cfg, 'trl')
-    if cfg.keep == 'best' and cfg.save_steps % (cfg.eval_steps or cfg.save_steps):
-        raise CgdError(f'save_steps={cfg.save_steps} is no multiple of eval_steps={cfg.eval_steps}, '
-                       'so that keep=best could not keep what it finds; change one of them')
+    # transformers 5.17 (Trainer._save_checkpoint): a best step without a checkpoint of its own is never loaded
+    if cfg.keep == 'best' and cfg.eval_steps not in (None, cfg.save_steps):
+        raise CgdError(f'keep=best keeps only what is saved, but eval_steps={cfg.eval_steps} '
+                       f'and save_steps={cfg.save_steps} differ; leave eval_steps out')
 
 def _check(pairs:Pairs, cfg:TrainConfig, base:str, validation:Pairs|None, trainer:str|Callable):
     if recipe_of(pairs) is PreferConfig and not isinstance(cfg, PreferConfig):
@@ -110,10 +111,11 @@ def _resumed_by(made_from:str, cfg:TrainConfig) -> str:
 # %% ../nbs/32_train.ipynb #dividing
 _SAMPLING = dict(grouped='group_by_length', random='random', given='sequential')
 
-def _dividing(cfg:TrainConfig, batching:str, n_rows:int) -> dict:
-    "How rows are divided over memory, devices and steps, in TRL's words; `n_rows` is of packs if pairs are packed"
+def _dividing(cfg:TrainConfig, batching:str, n_rows:int, n_pairs:int) -> dict:
+    "How rows are divided over memory, devices and steps, in TRL's words; a row is a pack if pairs are packed"
     device, accumulate = accumulation(cfg, devices(cfg))
-    if batching == 'packed': device = 1   # a pack holds a device's share already
+    if batching == 'packed':   # so many packs that an update has batch_size pairs on average, however long packs are
+        device, accumulate = 1, max(1, round(cfg.batch_size*n_rows/(n_pairs*devices(cfg))))
     end_to_end = batching != 'padded'     # there is no padding then, and a pad token is an end of turn
     steps = math.ceil(n_rows/(device*accumulate*devices(cfg)))*cfg.epochs
     return dict(per_device_train_batch_size=device, gradient_accumulation_steps=accumulate, packing=False,
@@ -136,7 +138,7 @@ def _trainer(model, tokenizer, encoded:Encoded, held_out:Encoded|None, cfg:Train
     data = pack_rows(encoded.rows, cfg, batching)
     tested = None if held_out is None else pack_rows(held_out.rows, cfg, 'padding_free')
     settings = update_arguments(cfg) | saving_arguments(cfg, tested is not None, checkpoints)
-    args = on_these_devices(SFTConfig(**_dividing(cfg, batching, len(data)), **settings))
+    args = on_these_devices(SFTConfig(**_dividing(cfg, batching, len(data), len(encoded.rows)), **settings))
     make = partial(_resolve(make), cfg) if make else SFTTrainer
     trainer = make(model=model, args=args, train_dataset=data, eval_dataset=tested, processing_class=tokenizer,
                    callbacks=[callback])
@@ -174,7 +176,7 @@ def _comparing(make:str|Callable, folder:str, tokenizer, encoded:Encoded, held_o
     from datasets import Dataset
     data, tested = (e and Dataset.from_list(list(map(_parts, e.rows))) for e in (encoded, held_out))
     settings = update_arguments(cfg) | saving_arguments(cfg, tested is not None, checkpoints)
-    dividing = _dividing(cfg, 'padded', len(data))
+    dividing = _dividing(cfg, 'padded', len(data), len(data))
     settings |= {k: v for k, v in dividing.items() if k not in ('packing', 'padding_free')}
     trainer = _resolve(make)(cfg, settings, folder, train_dataset=data, eval_dataset=tested, processing_class=tokenizer,
                              callbacks=[callback])

@@ -45,7 +45,7 @@ def _told(cfg:TrainConfig, checkpoints:Path):
     try: yield
     except torch.OutOfMemoryError as e:
         raise CgdError(f'out of memory on the device: lower device_batch_size={cfg.device_batch_size} '
-                       f'(batch_size, and so the result, stays), or max_length={cfg.max_length}; '
+                       f'(an update, and so the result, stays), or {cfg.length}={cfg.max_length}; '
                        f'started again, {again}') from e
     except Exception as e:
         if not _no_room(e): raise

@@ -172,7 +172,7 @@ def _own_lines(plain:str) -> list[str]:
 _RIGHT = frozenset('right correct true valid accurate'.split())
 _WRONG = frozenset('wrong incorrect false invalid inaccurate mistaken erroneous'.split())
 _FILLER = frozenset(
-    "the this that a an its it it's student student's students students' their his her answer solution response draft "
+    "the this that a an its it it's student student's students their his her answer solution response draft "
     "work reasoning final overall given provided is was are as quite completely totally entirely fully clearly "
     "definitely therefore thus so hence simply of to be".split())
 
@@ -180,7 +180,7 @@ _FILLER = frozenset(
 def _right_or_wrong(phrase:str) -> tuple[str, bool, int]|None:
     "The word that says it, whether it is negated, and where it ends; None if other words come first"
     negated = False
-    for m in re.finditer(r"[^\W_]+(?:'[^\W_]+)?'?|[^\w\s]", phrase.casefold().replace('’', "'")):
+    for m in re.finditer(r"[^\W_]+(?:'[^\W_]+)?|[^\w\s]", phrase.casefold().replace('’', "'")):
         word = m[0]
         if word in _RIGHT or word in _WRONG: return word, negated, m.end()
         if word == 'not' or word.endswith("n't"): negated = True
@@ -209,7 +209,8 @@ def _value(phrase:str) -> str:
 
 # %% ../nbs/19_verdict.ipynb #undress
 _END = re.compile(r'\[/?END\]|</s>|<\|(?:im_end|eot_id|endoftext|end_of_text|end)\|>', re.I)
-_DRESS = re.compile(r'<\|[\w▁ -]{1,40}\|>|</?[a-z][a-z0-9]{0,12}>|\\[A-Za-z]{1,20}|\\?[\[\](){}$]|[*_#`"“”«»~\\]', re.I)
+_DRESS = re.compile(r'<\|[\w▁ -]{1,40}\|>|</?[a-z][a-z0-9]{0,12}>|\\[A-Za-z]{1,20}|\\?[\[\](){}$]|[*_#`"“”«»~\\]'
+                    r"|(?<![^\W_])['‘’]|['‘’](?![^\W_])", re.I)   # quotation marks, and no apostrophes
 
 def _undress(line:str) -> str:
     line = unicodedata.normalize('NFKC', line[:400])

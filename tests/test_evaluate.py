@@ -16,6 +16,7 @@ from cgd.evaluate import EvalConfig, changed_outcomes, grade_records, messages, 
 from cgd.store import Store, sessions
 from cgd.engines import open_engine
 from cgd.grade import Grade
+from cgd.methods import _COLUMNS
 from cgd.stats import (
     _mcnemar, _power, _vote, compare, crossed, detectable, holm, maj_at_k, pass_at_k, resampled, wilson)
 
@@ -183,6 +184,12 @@ def test_planted_contamination_is_found_and_nothing_else():
     kept, report = decontaminate(rows, tests)
     assert {r['problem_id'] for r in kept} == {r['problem_id'] for r in rows} - {row for (row, _), kind in expected.items() if kind != 'numbers'}
     assert {h['row'] for h in report} == {row for (row, _), kind in expected.items() if kind != 'numbers'}
+
+
+def test_every_text_that_a_method_learns_or_shows_is_searched():
+    test = dict(problem_id='t', prompt=paragraphs(1, 1)[0])
+    for column in _COLUMNS:
+        assert decontaminate([dict(problem_id='p', prompt='Short.') | {column: f'As it says: {test["prompt"]}'}], [test])[0] == [], column
 
 
 def test_ten_thousand_texts_against_as_many_tests_take_seconds(long):

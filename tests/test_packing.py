@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from cgd.batches import pack_rows
 from cgd.core import CgdError
 from cgd.recipe import TrainConfig
-from cgd.train import fit
+from cgd.train import _dividing, fit
 from cgd.trainer import read_losses
 from cgd.views import Pairs, make_pair
 from cgd.masks import encode
@@ -64,6 +65,17 @@ def test_packed_learns_the_same(losses):
     assert record['tokens'] == losses(**settings)[0]['tokens'] and record['steps'] == 2
     record, _ = losses(batching='packed', order='random')        # several packs: every row twice in two epochs, about as many updates
     assert record['tokens'] == losses(device_batch_size=4)[0]['tokens'] and 8 <= record['steps'] <= 12
+
+
+def test_packs_of_any_length_make_an_update_of_as_many_pairs():
+    "Packs are as long as the longest pair, and then hold more pairs than device_batch_size says"
+    draw = random.Random(0)
+    rows = [dict(input_ids=[0]*n, labels=[0]*n) for n in [draw.randint(80, 200) for _ in range(240)] + [1200]*8]
+    for size in (8, 4, 2, 1):
+        cfg = CFG.model_copy(update=dict(batch_size=16, device_batch_size=size, batching='packed', order='random'))
+        packs = len(pack_rows(rows, cfg, 'packed'))
+        packs_an_update = _dividing(cfg, 'packed', packs, len(rows))['gradient_accumulation_steps']
+        assert .8 < packs_an_update*len(rows)/packs/16 < 1.25
 
 
 def gradients(student, collate):

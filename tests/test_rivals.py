@@ -18,11 +18,11 @@ from cgd.models import find_model, fingerprint, model_shape
 from cgd.plan import RunConfig
 from cgd.pipeline import run
 from cgd.methods import METHODS
-from cgd.rivals import RLConfig, _draw, _rival_trainer, fit_rival
+from cgd.rivals import RLConfig, _draw, _rival_trainer, check_rival, fit_rival
 from cgd.recipe import TrainConfig
 from cgd.train import fit
 from cgd.merge import merge_student
-from cgd.trainer import read_losses
+from cgd.trainer import read_losses, run_trainer
 from cgd.views import Pairs, make_pair
 
 CFG = RLConfig(steps=4, prompts=2, n=2, device_batch_size=2, max_new_tokens=12, lr=1e-3, save_steps=2, dtype='float32')
@@ -64,6 +64,14 @@ def graded(monkeypatch):
 
 
 def near(a, b): return all(x == pytest.approx(y, abs=1e-4) for x, y in zip(a, b, strict=True))
+
+
+def test_errors_name_settings_that_rl_has(tmp_path):
+    import torch
+    class Full:
+        def train(self, resume_from_checkpoint): raise torch.OutOfMemoryError
+    with pytest.raises(CgdError, match='lower device_batch_size=8 .*, or max_new_tokens=256'): run_trainer(Full(), tmp_path/'none', 'f', RLConfig().recipe())
+    with pytest.raises(CgdError, match='max_new_tokens=9000 is more than'): check_rival('grpo', RLConfig(max_new_tokens=9000), 'smollm2')
 
 
 def test_vllm_writes_with_the_newest_weights(student):

@@ -1,16 +1,24 @@
 "Thoughts that are marked by special tokens, or opened by the template, are told from the answer; without the setting every key is as it was"
 import json
+from types import SimpleNamespace
 
 import pytest
 from transformers import AutoTokenizer
 
+from cgd.analysis import judge_steps, opens_like_critique
 from cgd.answers import drop_thoughts
 from cgd.given import given_drafts, read_given, review_rest
+from cgd.methods import ViewConfig
 from cgd.models import mark_thoughts
-from cgd.store import Request, Store, request_key
+from cgd.oracle import OracleTeacher
+from cgd.relatives import answers_alone, split_steps
+from cgd.rewards import pay_closeness, pay_closeness_stored, read_mark
+from cgd.rivals import RLConfig
+from cgd.store import Completion, Request, Store, request_key
 from cgd.generate import complete
 from cgd.engines import open_engine
 from cgd.teacher import TeacherConfig, open_teacher
+from cgd.vote import count_votes
 
 ASKED = [dict(role='user', content='What is 2 + 2?')]
 
@@ -100,3 +108,17 @@ def test_what_is_thought_is_graded_nowhere(tmp_path):
     drafts = given_drafts(rows)[rows[0]['problem_id']]
     row, = review_rest([(drafts[0], rows[0])], open_teacher('oracle', TeacherConfig()))
     assert (row['draft_grade'], row['verdict'], row['refinement_grade'], row['critique_grade']) == ('no_answer', 'wrong', 'no_answer', 'no_answer')
+
+
+def test_what_is_thought_is_read_nowhere():
+    "Votes, answers alone, steps, rewards for nearness, marks, and what an analysis reads go by what comes after the thoughts"
+    wrong, said = r'<think>Your solution is wrong: 2 + 2 = 7, so \boxed{7}? No.</think>', '2 + 3 = 5\n' + r'\boxed{5}'
+    text, row = wrong + said, dict(problem_id='p', prompt='What is 2 + 3?', reference='5', solution='2 + 3 = 5')
+    assert count_votes([row | dict(direct=wrong + 'The answer is 5.')]) == {'p': ('5', 1.)}
+    assert answers_alone([row | dict(direct='<think>So 7')], ViewConfig())[0]['direct'] == ''
+    assert split_steps(text) == split_steps(said)
+    assert (judge_steps(text, '5'), opens_like_critique(text)) == ('sound', False)
+    assert pay_closeness_stored([text], [row | dict(refinement='<think>5?</think>' + said)], RLConfig()) == [1]
+    edits = SimpleNamespace(teacher=OracleTeacher(), store=None)
+    assert pay_closeness([text], [row], RLConfig(), edits) == pay_closeness([said], [row], RLConfig(), edits)
+    assert read_mark(Completion('<think>{"truthful": true, "mark": 9}</think>I cannot tell.', 'stop', 1, 1)) is None

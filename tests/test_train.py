@@ -7,7 +7,7 @@ import pytest
 
 from cgd.core import CgdError, checksum
 from cgd.recipe import TrainConfig
-from cgd.train import fit, train
+from cgd.train import check_training, fit, train
 from cgd.merge import merge_student
 from cgd.trainer import read_losses
 from cgd.views import Pairs, make_pair
@@ -151,6 +151,13 @@ def test_nan_stops(student, tmp_path):
         fit(sums(16), TrainConfig(backend='trl', lr=1e30, batch_size=4, max_grad_norm=1e30, epochs=5, warmup_share=0., save_steps=1), student, tmp_path/'nan')
     assert not (tmp_path/'nan').exists()
     assert list((tmp_path/'nan.checkpoints').glob('.checkpoint-*.made.json'))   # the checkpoint from before is there
+
+def test_best_is_looked_for_where_it_is_saved(student):
+    "A validation between two checkpoints could find a best step that is never loaded"
+    check_training(CFG.model_copy(update=dict(keep='best', eval_steps=2)), student)
+    for steps in (1, 4):
+        with pytest.raises(CgdError, match=f'eval_steps={steps} and save_steps=2 differ; leave eval_steps out'):
+            check_training(CFG.model_copy(update=dict(keep='best', eval_steps=steps)), student)
 
 def test_empty_view(student, whole):
     "What was trained before stays"
