@@ -551,7 +551,7 @@ def _validation(plan:Plan):
 
 # %% ../nbs/44_plan.ipynb #check-tests
 def _graded_how(plan:Plan):
-    "a benchmark that cannot be asked or graded as the run would"
+    "a benchmark, or a task of lm-eval, that cannot be asked or graded as the run would"
     if plan.lm_eval:   # some seconds, and only then
         try: from cgd.harness import check_tasks
         except ImportError as e: raise CgdError(f'lm_eval: {e}') from None

@@ -412,7 +412,7 @@ def check_rival(
     if method.check: (resolve_name(method.check) if isinstance(method.check, str) else method.check)(cfg)
     asked_by(method, cfg)   # finds the rewards
     if 'voted' in (_heeded(method, cfg).rewards or ()) and 'voted' not in method.rewards:
-        raise CgdError(f'rl.rewards: voted: {method.name} counts no votes; take grpo_voted, or pay by another reward')
+        raise CgdError(f'rewards: voted: {method.name} counts no votes; take grpo_voted, or pay by another reward')
     if completions % min(cfg.device_batch_size, completions):
         raise CgdError(f'prompts={cfg.prompts} times n={cfg.n} is no multiple of '
                        f'device_batch_size={cfg.device_batch_size}; change one of them')
