@@ -361,10 +361,11 @@ def _sweep(args:argparse.Namespace) -> str:
 def _stage(args:argparse.Namespace, rest:list[str], on:set[str]) -> str:
     from cgd.pipeline import open_student, regrade_run, run
     from cgd.process import process_start
+    if '--dry-run' in on and args.fork:
+        raise CgdError('--dry-run: it does not count what --fork would take over; leave one out')
     cfg = read_settings(args.command, rest, args.fork)
     if '--allow-code' in on: cfg = cfg.model_copy(update=dict(allow_code=True))
     if '--dry-run' in on:
-        if args.fork: raise CgdError('--dry-run: it does not count what --fork would take over; leave one out')
         from cgd.estimate import dry_run
         return dry_run(cfg, _STAGE_COMMANDS[args.command][0], open_student, _prices(args.prices))
     if '--regrade' in on: return regrade_run(cfg.path(), cfg.allow_code)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CgdError', 'explain_fault', 'content_hash', 'derive_seed', 'write_atomic', 'checksum', 'write_table', 'read_table',
-           'mark_current', 'is_current', 'hold_folder', 'tell_line', 'note_time', 'span', 'read_times', 'time_run',
-           'Config', 'shipped']
+           'mark_current', 'is_current', 'check_place', 'hold_folder', 'tell_line', 'note_time', 'span', 'read_times',
+           'time_run', 'Config', 'shipped']
 
 # %% ../nbs/01_core.ipynb #imports
 import contextlib, difflib, errno, fcntl, hashlib, io, json, math, os, re, socket, sys, threading, time
@@ -212,6 +212,16 @@ def _check_whole(path:Path):
     is_model = {'config.json', 'adapter_config.json'} & {f.name for f in files if f.parent == path}
     if is_model and (fault := _faulty_weights(files)):
         raise CgdError(f'{path}: its weights are not whole ({fault}); delete it and start again')
+
+# %% ../nbs/01_core.ipynb #check-place
+def check_place(
+    out:Path, # folder to make
+    mark:str  # a file that every such folder has
+):
+    "Raise CgdError for a folder, not an empty one, that holds other things than an earlier result"
+    if not out.exists() or (out/mark).exists(): return
+    if not out.is_dir() or any(out.iterdir()):
+        raise CgdError(f'{out}: is there, and was not made by cgd (it has no {mark}); name another folder')
 
 # %% ../nbs/01_core.ipynb #lock
 _NO_LOCKS = errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK

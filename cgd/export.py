@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from .core import CgdError, content_hash, read_table, write_atomic, write_table
+from .core import CgdError, check_place, content_hash, read_table, write_atomic, write_table
 from .analysis import dataset_card
 from .evaluate import messages
 from .masks import _can_write, _shorten, render
@@ -486,13 +486,6 @@ def _describe(taken:_Taken, to:str, command:str, dropped:dict, out:Path):
     write_atomic(out/'README.md', _README.format(about=about, command=command, left_out=left_out, **known))
     write_atomic(out/'export.json', json.dumps(known | dict(left_out=dropped), indent=1))
 
-# %% ../nbs/49_export.ipynb #check-out
-def _check_place(out:Path):
-    "Raise CgdError for a folder that holds anything but an earlier export"
-    if not out.exists() or (out/'export.json').exists(): return
-    if not out.is_dir() or any(out.iterdir()):
-        raise CgdError(f'{out}: is there, and no export of cgd; name another folder by --out')
-
 # %% ../nbs/49_export.ipynb #export
 def export(
     folder:str|Path,        # of a run
@@ -506,7 +499,7 @@ def export(
     taken = _Taken(plan, _chosen(plan, method))
     if TOOLS[to].trains: taken.rows   # raises if there are none, before anything is made
     out = Path(out or plan.cfg.path('export', to)).absolute()
-    _check_place(out)
+    check_place(out, 'export.json')
     part = out.with_name(f'.{out.name}.part')
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

@@ -9,7 +9,7 @@ __all__ = ['merge_student']
 import json, os, shutil
 from pathlib import Path
 
-from .core import CgdError, content_hash, is_current, mark_current, span, write_atomic
+from .core import CgdError, check_place, content_hash, is_current, mark_current, span, write_atomic
 from .process import launch
 from .models import find_model, fingerprint, load_tokenizer
 from .loading import end_turns, mend_generation
@@ -66,6 +66,7 @@ def merge_student(
     _check_base(adapter, base, folder)
     made_from = content_hash(fingerprint(folder), fingerprint(str(adapter)), 'float32')
     if is_current(out, made_from): return str(out)
+    check_place(out, 'merged.json')
     out.parent.mkdir(parents=True, exist_ok=True)
     launch('cgd.merge:_merge', folder, str(adapter), str(out), env=train_env())
     mark_current(out, made_from)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import yaml
 
-from .core import CgdError, checksum, read_table, write_atomic
+from .core import CgdError, check_place, checksum, read_table, write_atomic
 from .evaluate import GRADER_NAMES, graders_in, graders_of
-from .export import _Taken, _check_place, _is_trained, write_dataset, write_student
+from .export import _Taken, _is_trained, write_dataset, write_student
 from .pipeline import _read_run
 from .methods import ASK
 from .plan import Plan
@@ -224,7 +224,7 @@ def write_publication(
     "A run as repositories of the Hub: `data`, and `models/METHOD`; with trackio, a logbook beside them"
     run, out = _Published(_read_run(folder), owner), Path(out).absolute()
     if not run.methods: raise CgdError(f'{run.plan.cfg.path()}: no trained student here; `cgd train` makes one')
-    _check_place(out)
+    check_place(out, 'export.json')
     part = out.with_name(f'.{out.name}.part')
     shutil.rmtree(part, ignore_errors=True)
     write_dataset(run.plan, run.methods, part/'data', run.dataset.partition('/')[2], license)

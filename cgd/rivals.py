@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from .core import CgdError, Config, content_hash, derive_seed, is_current
+from .core import CgdError, Config, check_place, content_hash, derive_seed, is_current
 from .process import launch, redirect_output
 from .progress import say, show_progress
 from .models import DATED, chat_ids, end_of_turn, find_model, fingerprint, load_tokenizer, model_context
@@ -644,6 +644,7 @@ def fit_rival(
     rows, dropped = (rows, {}) if views is None else _learnable(method, rows, views)
     made_from = _made_from(method, rows, cfg, folder, thinking, teacher, student[0])
     if is_current(out, made_from): return json.loads((out/'train.json').read_text())
+    check_place(out, 'train.json')
     tokenizer, drawn, left_out = _draw(method, rows, cfg, folder, thinking)
     checkpoints, before = out.with_name(f'{out.name}.checkpoints'), held_gib()
     room = _room_to_read(method, drawn, cfg, folder, teacher)

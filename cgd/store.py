@@ -256,12 +256,16 @@ def _rows(store:Store) -> Iterator[tuple]: # id, session, key and _COLUMNS
         last = rows[-1][0]
 
 # %% ../nbs/12_store.ipynb #export-store
+def _is_store(path:Path) -> bool: # by how the file begins
+    with open(path, 'rb') as file: return file.read(16) == b'SQLite format 3\0'
+
 def export_store(
     store:Store,  # any store
     path:str|Path # the JSONL file to write
 ) -> int:         # rows written
     "Write all completions as JSON Lines, with what was asked; leaves out those that fail their digest"
     path, written = Path(path).absolute(), 0
+    if path.is_file() and _is_store(path): raise CgdError(f'{path}: is a store; name another file for its texts')
     about = {id: dict(stage=stage, model=model, engine=engine)
              for id, stage, model, engine in store._do('SELECT id, stage, model, engine FROM sessions')}
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
@@ -283,8 +287,7 @@ def find_store(
 ) -> Path:        # the same
     "The path of a store that exists; raises CgdError if it is none"
     if not Path(path).is_file(): raise CgdError(f'{path}: no such store')
-    with open(path, 'rb') as file:
-        if file.read(16) != b'SQLite format 3\0': raise CgdError(f'{path}: not a store: stores are SQLite files')
+    if not _is_store(path): raise CgdError(f'{path}: not a store: stores are SQLite files')
     return Path(path)
 
 # %% ../nbs/12_store.ipynb #merge-sessions

@@ -15,7 +15,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from .batches import arrange_rows, choose_batching, pack_rows
-from .core import CgdError, content_hash, is_current, read_table, span
+from .core import CgdError, check_place, content_hash, is_current, read_table, span
 from .process import call_by_name, explain_death, launch, redirect_output, set_up_child
 from .progress import say, show_progress
 from .contamination import shared_problems
@@ -252,6 +252,7 @@ def fit(
     trainer = trainer or trainer_of(pairs)
     made_from = _fingerprint(pairs, cfg, folder, validation, thinking, trainer)
     if is_current(out, made_from): return json.loads((out/'train.json').read_text())
+    check_place(out, 'train.json')
     if cfg.processes > 1 and 'WORLD_SIZE' not in os.environ:
         raise CgdError(f'processes={cfg.processes}: fit trains in the process that calls it; '
                        'call train, which starts them, or use torchrun')

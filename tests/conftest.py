@@ -1,7 +1,11 @@
 "Shared by the tests: `--long`, processes that start warm, the order for several workers, and a tiny random model that every engine can load"
 import pytest
+from hypothesis import settings
 
 import warm
+
+settings.register_profile('cgd', deadline=None, derandomize=True)   # alike on every machine
+settings.load_profile('cgd')
 
 DEAR = ['00_tour.ipynb', 'test_train.py', 'test_rivals.py', 'test_pipeline.py', 'test_engines.py', 'test_bad_input.py', 'test_kill.py', 'test_probe.py', 'test_templates.py',
         '47_pipeline.ipynb', '32_train.ipynb', '34_rivals.ipynb', '38_harness.ipynb', '41_probe.ipynb', 'test_export.py', 'test_publish.py', 'test_given.py', 'test_estimate.py', 'test_progress.py']   # the others as they come

@@ -129,11 +129,11 @@ def test_columns(work):
     estimate = {'n', 'value', 'low', 'high'}
     for rows, own in ((critique_report(traces), {'teacher', 'preset', 'measure'}), (step_overlap(traces), {'model', 'measure'}), (drift(answers), {'method', 'measure'}),
                       (reasoning(answers), {'method', 'benchmark'})):
-        assert all(set(r) == own | estimate for r in rows)
+        assert rows and all(set(r) == own | estimate for r in rows)
         for r in rows:
             if r['n']: assert r['low'] <= r['value'] <= r['high'] and (r['measure'] in ('tokens', 'mean_tokens') if r['value'] > 1 else True)
             else: assert r['value'] is r['low'] is r['high'] is None
-    assert all(set(r) == {'teacher', 'preset', 'verdict', 'draft_grade', 'n'} for r in confusion(traces))
+    assert (found := confusion(traces)) and all(set(r) == {'teacher', 'preset', 'verdict', 'draft_grade', 'n'} for r in found)
     assert {r['method'] for r in imitation(answers)} == {'dsft_refined', 'cgd'}
 
 

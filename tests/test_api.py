@@ -39,15 +39,12 @@ def test_functions_stay_functions_in_every_order_of_imports():
 
 
 def test_names_load_lazily():
-    "The package takes milliseconds, knows its names before it has loaded them, and teaches"
+    "The package loads nothing that takes time, knows its names before it has loaded them, and teaches"
     out = python('''
-        import sys, time
-        start = time.perf_counter()
+        import sys
         import cgd
         assert {*cgd.__all__} <= {*dir(cgd)}
-        took = time.perf_counter() - start
-        assert not {'torch', 'transformers', 'pandas', 'pydantic', 'cgd.api', 'cgd.core'} & {*sys.modules}, took
-        assert took < .5, took
+        assert not {'torch', 'transformers', 'pandas', 'pydantic', 'cgd.api', 'cgd.core'} & {*sys.modules}
         assert cgd.CgdError.__module__ == 'cgd.core' and 'cgd.api' not in sys.modules   # no more than is asked for
         help(cgd)
         assert 'torch' not in sys.modules''')

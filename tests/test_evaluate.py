@@ -2,6 +2,7 @@
 import random
 import time
 from itertools import combinations
+from pathlib import Path
 from statistics import mean
 
 import numpy as np
@@ -133,7 +134,7 @@ def stored(tmp_path_factory) -> list[dict]:
     "Answers of the embedded student, as they come back from a file"
     problems = load_problems('test', limit=12).rows
     folder = tmp_path_factory.mktemp('records')
-    with open_engine('recorded:nbs/recordings/37_evaluate.jsonl') as engine, Store(folder/'store.sqlite') as store:
+    with open_engine(f'recorded:{Path(__file__).parent.parent}/nbs/recordings/37_evaluate.jsonl') as engine, Store(folder/'store.sqlite') as store:
         tables = self_refine(engine, problems, EvalConfig(), store, rounds=1)
         first = sum(s['requests'] for s in sessions(store))
         longer = self_refine(engine, problems, EvalConfig(), store, rounds=2)

@@ -209,7 +209,7 @@ def test_what_cannot_be_taken_is_one_clear_error(done, tmp_path):
     with pytest.raises(CgdError, match='no run here'): export(tmp_path, 'hf')
     (tmp_path/'mine').mkdir()
     (tmp_path/'mine'/'thesis.txt').write_text('!')
-    with pytest.raises(CgdError, match='no export of cgd'): export(done, 'trl', out=tmp_path/'mine')
+    with pytest.raises(CgdError, match='was not made by cgd'): export(done, 'trl', out=tmp_path/'mine')
     assert (tmp_path/'mine'/'thesis.txt').read_text() == '!' and not list(tmp_path.glob('.mine*'))
     (tmp_path/'other').mkdir()
     for _ in range(2): assert str(tmp_path/'other') in export(done, 'hf', out=tmp_path/'other')   # empty, then made before

@@ -1,4 +1,5 @@
 "What a model knows by heart: what is asked of a real engine, what is left out, and what the runner refuses"
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 from cgd.core import CgdError
 from cgd.engines import open_engine
 from cgd.generate import Engine, EngineConfig
-from cgd.memory import completion_probe, probe_table, unseen_problems
+from cgd.memory import _cut, completion_probe, probe_table, unseen_problems
 from cgd.models import load_tokenizer
 from cgd.store import Completion, Store
 
@@ -58,6 +59,8 @@ def test_a_real_engine_is_asked_once_and_no_text_is_shown_beyond_the_cut(tmp_pat
         rows = completion_probe(engine, problems, store)
         asked = len(store)
         assert completion_probe(engine, problems, store) == rows and len(store) == asked == 8
+        shown = [engine.tokenizer.decode(json.loads(request)['messages'], skip_special_tokens=True) for request, in store._do('SELECT request FROM completions')]
+    assert sorted(shown) == sorted(_cut(p['prompt'], .6)[0] for p in problems if p['problem_id'] != 'short')
     assert [r['left_out'] for r in rows] == [''] * 6 + ['short', 'too_long', 'too_long']
     assert all(0 <= r['share'] <= 1 for r in rows[:6]) and {r['share'] for r in rows[6:]} == {None}
     line, = probe_table(dict(all=rows))

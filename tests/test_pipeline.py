@@ -15,12 +15,13 @@ import pandas as pd
 import pytest
 
 from cgd.cli import main
-from cgd.core import CgdError, read_table, read_times
+from cgd.core import CgdError, read_table, read_times, write_table
+from cgd.data import load_problems
 from cgd.evaluate import EvalConfig
 from cgd.generate import EngineConfig
 from cgd.store import SampleConfig, Store, sessions
 from cgd.methods import METHODS
-from cgd.pipeline import eval_stage, report, run
+from cgd.pipeline import analyse, eval_stage, regrade_run, report, run
 from cgd.plan import Plan, RunConfig
 from cgd.teacher import TeacherConfig
 from cgd.recipe import TrainConfig
@@ -79,6 +80,45 @@ def test_adapters_are_tested_before_whole_models_take_the_place_of_their_base(cf
     assert seen == [('base', cfg.student, None), ('cgd', cfg.student, 'cgd'), ('chain', '/merged/chain', None)]
 
 
+def test_regrading_changes_all_records_or_none(cfg, monkeypatch):
+    shutil.copytree(cfg.path(), again := cfg.path().with_name('again'))
+    before, calls = {f.name: f.read_bytes() for f in (again/'records').iterdir()}, []
+    def grade(items, records, allow_code):
+        calls.append(items)
+        if len(calls) == 2: raise CgdError('the grader is gone')
+        return [r | dict(boxed='right') for r in records]
+    monkeypatch.setattr('cgd.pipeline.regrade_items', grade)
+    with pytest.raises(CgdError, match='the grader is gone'): regrade_run(again)
+    assert {f.name: f.read_bytes() for f in (again/'records').iterdir()} == before and len(before) == 3
+
+
+def test_an_analysis_looks_at_the_held_out_problems_of_all_teachers_and_costs_the_run_nothing(cfg):
+    shutil.copytree(cfg.path(), looked := cfg.path().with_name('looked'))
+    spent = read_table(looked/'ledger.csv')
+    analyse(looked, rows=2)
+    tables = {name: read_table(looked/f'{name}.csv') for name in ('uncertainty', 'uncertainty_gaps', 'alignment', 'attention', 'drift')}
+    assert {r['model'] for r in tables['uncertainty']} == {r['model'] for r in tables['attention']} == {'base', 'cgd', 'dsft_refined'}
+    assert {r['n'] for r in tables['uncertainty']} == {2}
+    assert [(r['stage'], r['requests']) for r in read_table(looked/'ledger.csv')] == [(r['stage'], r['requests']) for r in spent]
+    with pytest.raises(CgdError, match='rows'): analyse(looked, rows=0)
+
+
+def test_what_gives_a_test_away_is_neither_drafted_nor_learnt_from(cfg, tmp_path):
+    near, = load_problems('test', 1).rows
+    own = load_problems('train', 4).rows
+    quoting = [dict(p, draft=f'I know another one: {near["prompt"]} It is 7.' if i == 2 else 'It is 7.') for i, p in enumerate(own)]
+    one = dict(teacher=('oracle',), teach=TeacherConfig(detail='exact'), drop_solved=False, validation=None, draft=SampleConfig(max_new_tokens=8))
+    seen = cfg.model_copy(update=one | dict(name='near', problems=str(write_table([*own[:3], near], tmp_path/'near.jsonl')), n_problems=None, benchmarks=('test:1',)))
+    pairs = run(seen, 'pairs')
+    assert {r['bare_problem'] for r in pairs['cgd'].rows} == {p['prompt'] for p in own[:3]} and near['prompt'] not in {t['prompt'] for t in read_table(seen.path('traces.parquet'))}
+    assert {r['test'] for r in read_table(seen.path('contamination-problems.csv'))} == {near['problem_id']}
+    told = cfg.model_copy(update=one | dict(name='told', traces=str(write_table(quoting, tmp_path/'told.jsonl')), n_problems=None, benchmarks=('test:1',)))
+    assert {r['bare_problem'] for r in run(told, 'pairs')['cgd'].rows} == {p['prompt'] for p in own if p is not own[2]}
+    assert {r['column'] for r in read_table(told.path('contamination-traces.csv'))} == {'draft'}
+    with pytest.raises(CgdError, match='trained on, too|all 1 problems give a test problem away'):
+        run(cfg.model_copy(update=one | dict(name='all', problems=str(write_table([near], tmp_path/'all.jsonl')), n_problems=None, benchmarks=('test:1',))), 'draft')
+
+
 def test_one_process_for_drafts_and_base_one_for_trainings_one_for_students(cfg):
     merged = cfg.model_copy(update=dict(name='merged', adapters='merge', teacher=('oracle',), teach=TeacherConfig(detail='exact'), draft=SampleConfig(max_new_tokens=8),
                                         drop_solved=False, validation=None))
@@ -119,10 +159,9 @@ def committed(path) -> list[tuple]:
     finally: db.close()
 
 
-@pytest.mark.skipif(not os.environ.get('CGD_BENCH_DIR'), reason='CGD_BENCH_DIR is not set')
 def test_eval_goes_on_after_a_kill_and_costs_nothing_when_repeated(tmp_path):
-    "`cgd eval` on GSM8K with the student that comes with cgd"
-    (tmp_path/'c.yaml').write_text(f'name: e\nfolder: {tmp_path}\nmethods: []\nbenchmarks: [gsm8k:6]\nstudent_engine: hf\nengine: {{batch_size: 1, dtype: float32}}\neval: {{max_new_tokens: 24}}\n')
+    "`cgd eval` with the student that comes with cgd"
+    (tmp_path/'c.yaml').write_text(f'name: e\nfolder: {tmp_path}\nmethods: []\nbenchmarks: [test:6]\nstudent_engine: hf\nengine: {{batch_size: 1, dtype: float32}}\neval: {{max_new_tokens: 24}}\n')
     store, command = tmp_path/'e'/'store.sqlite', [sys.executable, '-c', 'import sys; from cgd.cli import main; sys.exit(main())', 'eval', str(tmp_path/'c.yaml')]
     process = subprocess.Popen(command, start_new_session=True)
     end = time.time() + 240
@@ -131,9 +170,9 @@ def test_eval_goes_on_after_a_kill_and_costs_nothing_when_repeated(tmp_path):
     kept = committed(store)
     assert process.returncode == -signal.SIGKILL and 2 <= len(kept) < 6 and not list((tmp_path/'e'/'records').glob('*'))
     assert main(command[3:]) == 0   # these two in this process, which has torch already
-    whole, records = committed(store), read_table(tmp_path/'e'/'records'/'base.gsm8k.parquet')
+    whole, records = committed(store), read_table(tmp_path/'e'/'records'/'base.test.parquet')
     assert len(whole) == len(records) == 6 and whole[:len(kept)] == kept and {r['completion'] for r in records} == {text for _, text, _ in whole}
     with Store(store) as s: before = sessions(s)
     assert main(command[3:]) == 0
     with Store(store) as s: assert sessions(s) == before       # no session, no request, no model loaded
-    assert sum(s['requests'] for s in before) == 6 and committed(store) == whole and read_table(tmp_path/'e'/'records'/'base.gsm8k.parquet') == records
+    assert sum(s['requests'] for s in before) == 6 and committed(store) == whole and read_table(tmp_path/'e'/'records'/'base.test.parquet') == records

@@ -32,6 +32,15 @@ def written(done) -> Path:
     return done/'publish'
 
 
+def test_a_folder_of_something_else_is_left_alone(done):
+    from shutil import copytree
+    mine = copytree(done, done.with_name('mine'), ignore=lambda folder, names: ['publish'])
+    (mine/'publish').mkdir()
+    (mine/'publish'/'notes.txt').write_text('mine')
+    with pytest.raises(CgdError, match='publish: is there, and was not made by cgd'): publish(mine, 'org', send=False)
+    assert (mine/'publish'/'notes.txt').read_text() == 'mine'
+
+
 def test_cards_say_the_scores_as_the_hub_reads_them(done, written):
     from huggingface_hub import DatasetCard, ModelCard
     card, results = ModelCard.load(written/'models'/'cgd'/'README.md'), read_table(done/'results.csv')

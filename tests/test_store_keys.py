@@ -8,8 +8,9 @@ import pytest
 
 from cgd.core import write_atomic
 from cgd.store import Request, Store, request_key
-from cgd.generate import complete
+from cgd.generate import EngineConfig, complete
 from cgd.engines import open_engine, vllm_fault
+from cgd.plan import _OF_ENGINE
 
 BASE = Request('p', [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'What is 1 + 1?'}], temperature=.5, seed=3)
 OPTIONS = dict(dtype='float32', max_model_len=128, batch_size=1)
@@ -56,12 +57,23 @@ def flip(file):
     file.write_bytes(data)
 
 
+def test_each_setting_of_an_engine_counts_or_is_how_it_is_run():
+    how = {'adapters', 'batch_size', 'tensor_parallel_size', 'pipeline_parallel_size', 'gpu_memory_utilization', 'kv_cache_gib', 'speculate', 'enforce_eager', 'concurrency',
+           'max_retries', 'max_wait', 'timeout', 'in_process', 'live'}
+    assert how | {*_OF_ENGINE} == {*EngineConfig.model_fields} and not how & {*_OF_ENGINE}
+
+
+@pytest.mark.skipif(bool(vllm_fault()), reason='no vLLM here')
+def test_quantization_counts(tiny_model):
+    made = [open_engine(f'vllm:{tiny_model}', **how) for how in ({}, dict(quantization='fp8'))]
+    assert request_key(made[0].identity, BASE) != request_key(made[1].identity, BASE)
+
+
 def test_each_part_of_an_engine_counts(tiny_model, copy, tmp_path):
     base = identity(tiny_model)
     assert identity(copy) == base                                                 # another path, the same model: a hit
     assert identity(tiny_model, batch_size=8, in_process=True, kv_cache_gib=1) == base  # how it is run, not what it says
-    seen = [base, identity(tiny_model, dtype='bfloat16'), identity(tiny_model, max_model_len=64), base | dict(quantization='fp8'),   # vLLM's alone
-            identity(tiny_model, adapter=adapter(tmp_path/'a', b'1')), identity(tiny_model, adapter=adapter(tmp_path/'b', b'2'))]
+    seen = [base, identity(tiny_model, dtype='bfloat16'), identity(tiny_model, max_model_len=64), identity(tiny_model, adapter=adapter(tmp_path/'a', b'1')), identity(tiny_model, adapter=adapter(tmp_path/'b', b'2'))]
     template = copy/'chat_template.jinja'
     template.write_text(template.read_text().replace('SmolLM', 'SomeLM'))
     seen.append(identity(copy))

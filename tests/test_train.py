@@ -7,6 +7,7 @@ import pytest
 
 from cgd.core import CgdError, checksum
 from cgd.recipe import TrainConfig
+from cgd.rivals import RLConfig, fit_rival
 from cgd.train import check_training, fit, train
 from cgd.merge import merge_student
 from cgd.trainer import read_losses
@@ -46,6 +47,16 @@ def whole(student, tmp_path_factory):
 def weights(folder):
     from safetensors.torch import load_file
     return load_file(folder/'adapter_model.safetensors')
+
+def test_a_folder_of_something_else_is_left_alone(student, whole, tmp_path):
+    "A finished student takes the place of an earlier one, and of nothing else"
+    (tmp_path/'thesis').mkdir()
+    (tmp_path/'thesis'/'chapter.txt').write_text('years of work')
+    for make in (lambda out: fit(sums(4), CFG, student, out), lambda out: train(sums(4), CFG, student, out, progress=False), lambda out: merge_student(student, whole[0], out),
+                 lambda out: fit_rival('grpo', [dict(problem_id='p', prompt='What is 1 + 1?', reference='2')]*4, RLConfig(steps=1, prompts=2, n=2), student, out)):
+        with pytest.raises(CgdError, match='thesis: is there, and was not made by cgd'): make(tmp_path/'thesis')
+    assert (tmp_path/'thesis'/'chapter.txt').read_text() == 'years of work'
+
 
 def test_kill_and_resume(student, whole, tmp_path):
     cfg, out = CFG.model_copy(update=dict(backend='trl')), tmp_path/'sft'

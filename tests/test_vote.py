@@ -1,5 +1,6 @@
 "Labels by vote: a reward model trained on them pays in GRPO, and gold answers are nowhere"
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -15,10 +16,11 @@ from cgd.recipe import PreferConfig
 from cgd.methods import METHODS, ViewConfig
 from cgd.pipeline import _usable_by_all
 from cgd.plan import Plan, RunConfig
-from cgd.rivals import RLConfig, _columns, _made_from, _paying, check_rival, find_reward, fit_rival, train_rival
+from cgd.rivals import RLConfig, _columns, _made_from, _paying, check_rival, find_reward, fit_rival
 from cgd.train import fit
 from cgd.views import build
 from cgd.vote import _load_judge, add_vote, pay_by_model
+from test_critique_grpo import write_by
 
 ROWS = [dict(row_id=f'r{i}{j}', problem_id=f'p{i}', prompt=f'What is {i} + {i}?', reference=None, sample=j, draft=f'It is {i}, that is clear.', draft_finish='stop',
              direct=rf'{i} + {i} = {2*i}, so \boxed{{{2*i}}}.' + ' Sure.'*j, direct_finish='stop', direct_grade=None) for i in range(1, 5) for j in range(2)]
@@ -55,14 +57,20 @@ def test_an_adapter_comes_with_its_head(tiny_student, tmp_path):
     assert torch.equal(kept, head)
 
 
-def test_it_pays_in_grpo(judge, tiny_student, tmp_path):
+def by_turns(text, refines, i):
+    "Every other completion says what the vote says"
+    return rf'\boxed{{{2*int(re.search(r"What is (.)", text)[1]) if i % 2 else 9}}}'
+
+
+def test_it_pays_in_grpo(judge, tiny_student, tmp_path, monkeypatch):
     "Without a gold answer anywhere"
+    write_by(monkeypatch, by_turns)
     cfg = ROLLING.model_copy(update=dict(rewards={f'model:{judge}': 1.}))
-    record = train_rival('grpo_voted', ROWS, cfg, tiny_student, tmp_path/'paid', progress=False)
+    record = fit_rival('grpo_voted', ROWS, cfg, tiny_student, tmp_path/'paid')
     assert record['steps'] == 2 and record['problems'] == 4 and record['config']['rewards'] == cfg.rewards
     assert 'reward' in pd.read_csv(tmp_path/'paid'/'losses.csv')
     read, = record['asked']
-    assert read['model'] == 'judge' and read['completion_tokens'] == 0 and 0 <= read['requests'] <= 8 and (read['prompt_tokens'] > 10*read['requests'] or not read['requests'])
+    assert read['model'] == 'judge' and read['completion_tokens'] == 0 and read['requests'] == 8 and read['prompt_tokens'] > 80 and all(0 < paid < 1 for paid in record['rewards'])
 
 
 def test_what_a_reward_model_reads_is_counted(judge):
@@ -100,6 +108,7 @@ def test_nothing_to_vote_for_says_so(tiny_student, tmp_path):
     with pytest.raises(CgdError, match='grpo_voted: no row of 8 can be used.*views.min_agreement'): fit_rival('grpo_voted', tie, ROLLING, tiny_student, tmp_path/'out')
 
 
-def test_the_vote_is_the_grader(tiny_student, tmp_path):
-    record = train_rival('grpo_voted', ROWS, ROLLING, tiny_student, tmp_path/'voted', progress=False)
-    assert record['config']['rewards'] == dict(voted=1.) and record['rewards'] == [0, 0]
+def test_the_vote_is_the_grader(tiny_student, tmp_path, monkeypatch):
+    write_by(monkeypatch, by_turns)
+    record = fit_rival('grpo_voted', ROWS, ROLLING, tiny_student, tmp_path/'voted')
+    assert record['config']['rewards'] == dict(voted=1.) and record['rewards'] == [.5, .5]
