@@ -115,7 +115,7 @@ def test_what_gives_a_test_away_is_neither_drafted_nor_learnt_from(cfg, tmp_path
     told = cfg.model_copy(update=one | dict(name='told', traces=str(write_table(quoting, tmp_path/'told.jsonl')), n_problems=None, benchmarks=('test:1',)))
     assert {r['bare_problem'] for r in run(told, 'pairs')['cgd'].rows} == {p['prompt'] for p in own if p is not own[2]}
     assert {r['column'] for r in read_table(told.path('contamination-traces.csv'))} == {'draft'}
-    with pytest.raises(CgdError, match='trained on, too|all 1 problems give a test problem away'):
+    with pytest.raises(CgdError, match='1 problems of test:1 are trained on, too'):
         run(cfg.model_copy(update=one | dict(name='all', problems=str(write_table([near], tmp_path/'all.jsonl')), n_problems=None, benchmarks=('test:1',))), 'draft')
 
 
