@@ -105,3 +105,15 @@ def test_arms_that_ask_in_other_words_are_no_sweep():
     "The untrained student is tested once, so all arms must test alike"
     with pytest.raises(CgdError, match='`student` and `eval` must be alike'):
         cells(SweepConfig(name='x', arms=dict(a=Arm(methods=('cgd',)), b=Arm(methods=('cgd',), set={'eval.shots': 3}))))
+
+
+def test_committed_tables_of_a_grid_are_made_of_its_runs(tmp_path, monkeypatch):
+    "Accuracy against each setting that was varied"
+    monkeypatch.chdir(ROOT := Path(__file__).parent.parent)
+    study = SweepConfig.load(ROOT/'configs'/'studies'/'curves.yaml')
+    save_tables(study.model_copy(update=dict(results=str(tmp_path))))
+    made, kept = (pd.read_csv(folder/'curves.csv') for folder in (tmp_path, ROOT/'data'/'results'/'curves'))
+    assert len(made) > 4
+    pd.testing.assert_frame_equal(made, kept)
+    points = [json.loads(p) for p in pd.read_csv(tmp_path/'scores.csv').point]
+    assert {(r.x, float(r.value)) for r in made.itertuples()} == {(x, float(value)) for point in points for x, value in point.items()}
