@@ -219,7 +219,7 @@ def check_place(
     mark:str  # a file that every such folder has
 ):
     "Raise CgdError for a folder, not an empty one, that holds other things than an earlier result"
-    if not out.exists() or (out/mark).exists(): return
+    if not out.exists() or (out/mark).exists() or _mark_path(out).exists(): return
     if not out.is_dir() or any(out.iterdir()):
         raise CgdError(f'{out}: is there, and was not made by cgd (it has no {mark}); name another folder')
 

@@ -103,7 +103,7 @@ def test_the_seed_of_an_arm_is_that_of_every_training():
 
 def test_arms_that_ask_in_other_words_are_no_sweep():
     "The untrained student is tested once, so all arms must test alike"
-    with pytest.raises(CgdError, match='`student` and `eval` must be alike'):
+    with pytest.raises(CgdError, match='`eval` must be alike in all'):
         cells(SweepConfig(name='x', arms=dict(a=Arm(methods=('cgd',)), b=Arm(methods=('cgd',), set={'eval.shots': 3}))))
 
 
