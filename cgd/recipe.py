@@ -46,8 +46,7 @@ class TrainConfig(Config):
     parallel:Literal['auto', 'ddp', 'fsdp2']='auto' # each process holds the whole model (ddp), or a share of it (fsdp2)
     report_to:str='none'                           # 'tensorboard', 'wandb' or 'trackio'; several with commas
     push_to_hub:str=''                             # repository (user/name) on the Hub that the result is sent to
-    answers:ClassVar[int]=1                        # that a pair holds
-    length:ClassVar[str]='max_length'              # what errors call the cap on it
+    answers:ClassVar[int]=1; length:ClassVar[str]='max_length' # that a pair holds; what errors call the cap on it
 
     @model_validator(mode='before')
     @classmethod

@@ -38,9 +38,10 @@ from .trainer import (
     saving_arguments, thinking_of, train_env, update_arguments, versions, watcher)
 from .loading import check_hardware, lean_adapters, load_base, lora_config
 
-# %% ../nbs/34_rivals.ipynb #rl-config
-class _OwnTexts(TrainConfig): length:ClassVar[str]='max_new_tokens'
+# %% ../nbs/34_rivals.ipynb #own-texts
+class _OwnTexts(TrainConfig): length:ClassVar[str]='max_new_tokens' # in what errors say
 
+# %% ../nbs/34_rivals.ipynb #rl-config
 class RLConfig(Config):
     "How a student is trained on what it writes itself"
     tuning:Literal['lora', 'full']='lora'              # an adapter, or all weights
