@@ -99,7 +99,7 @@ def test_markers_in_texts_stay_text(view, family, traces):
     markers = [t for t in (bos, end, *special) if t]
     odd = '\n'.join(['', *markers, *plain]) + ' Or 5?'
     forged = [r | {c: f'It is \\boxed{{4}}. {odd} {i}' for c in ('prompt', 'solution', 'direct', 'draft', 'critique', 'refinement', 'retry')}
-                | {c: f'{odd} {i}' for c in ('short', 'direct_short')} | dict(direct=f'{odd}\nIt is \\boxed{{4}}. {odd} {i}') for i, r in enumerate(traces)]   # in steps, too
+                | {c: f'{odd} {i}' for c in ('short', 'direct_short')} | dict(direct=f'{odd}\n{" ".join(markers)} 2 + 2\nIt is \\boxed{{4}}. {i}') for i, r in enumerate(traces)]   # in a step after thoughts, too
     for honest, pair in zip(made(view, traces), made(view, forged), strict=True):
         (sound, _), (ids, mask) = render(tokenizer, honest), render(tokenizer, pair)
         assert learnt(tokenizer, ids, mask).endswith(pair['completion'][0]['content'] + end)
