@@ -253,12 +253,14 @@ def _owner_of_token() -> str: # raises CgdError if there is no token, or it is n
     if not get_token(): raise CgdError('publish: no token; run `hf auth login`, or set HF_TOKEN, or take --dry-run')
     with _explain('publish: whose token this is'): return HfApi().whoami()['name']
 
+_SCORES = 'every_eval_ever/*', '.eval_results/*'   # older ones of the same repository are replaced
+
 def _send(kind:str, repository:str, folder:Path, private:bool) -> str: # its address
     from huggingface_hub import HfApi
     api = HfApi()
     with _explain(repository):
         api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repository, repo_type=kind, folder_path=folder,
+        api.upload_folder(repo_id=repository, repo_type=kind, folder_path=folder, delete_patterns=_SCORES,
                           commit_message=f'Made with cgd {version("cgd")}')
     return f'{api.endpoint}/{"datasets/" if kind == "dataset" else ""}{repository}'
 

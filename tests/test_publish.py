@@ -129,13 +129,15 @@ def test_each_difference_is_a_page_of_trackios_logbook(done, tmp_path):
 
 class Hub(BaseHTTPRequestHandler):
     "As much of the Hub as making a repository and committing small files takes"
-    made, files = {}, {}
+    made, files, deleted = {}, {}, {}
+    older = ['every_eval_ever/data/test/older.json', 'notes.md']   # what a repository holds already
 
     def log_message(self, *_): pass
 
     def do_GET(self):
         known = self.headers['Authorization'] == 'Bearer hf_secret'
         if known and self.path.endswith('whoami-v2'): self.say(dict(name='someone', type='user'))
+        elif known and '/tree/' in self.path: self.say([dict(type='file', path=path, size=1, oid='0'*40) for path in self.older])
         else: self.say(dict(error='Repository not found'), 404)
 
     def do_POST(self):
@@ -156,6 +158,7 @@ class Hub(BaseHTTPRequestHandler):
             lines = [json.loads(line) for line in body.splitlines()]
             repository = self.path.split('/commit/')[0].split('/', 3)[3]
             self.files[repository] = {x['value']['path']: base64.b64decode(x['value']['content']) for x in lines if x['key'] == 'file'}
+            self.deleted[repository] = [x['value']['path'] for x in lines if x['key'] == 'deletedFile']
             kind = 'datasets/' if '/datasets/' in self.path else ''
             place = f'http://127.0.0.1:{self.server.server_port}/{kind}{repository}/commit/{"1"*40}'
             self.say(dict(commitUrl=place, commitOid='1'*40, success=True))
@@ -187,6 +190,7 @@ def test_what_is_sent_is_what_was_written(done, written):
         for repository, folder in {'someone/cgd-small': 'data', 'someone/cgd-small-cgd': 'models/cgd'}.items():
             own = {str(f.relative_to(written/folder)): f.read_bytes() for f in (written/folder).rglob('*') if f.is_file()}
             assert Hub.files[repository] == own
+            assert Hub.deleted[repository] == Hub.older[:1]   # scores of before; the owner's notes stay
         refused = sent(done, hub, '--to', 'foreign')
         assert refused.returncode == 1 and 'foreign/cgd-small' in refused.stderr and '403' in refused.stderr
         assert 'Traceback' not in refused.stderr and 'hf_secret' not in refused.stderr
