@@ -6,12 +6,12 @@ from pathlib import Path
 import matplotlib
 matplotlib.use('Agg')
 matplotlib.rcdefaults()   # a matplotlibrc of this machine must not show
-import yaml
 from matplotlib import pyplot as plt
 from cgd.core import CgdError, write_atomic
 from cgd.figures import DRAWINGS, _name_rows, _new_grid, draw_folder, plot_overview, read_results
 from cgd.plan import Plan, RunConfig
 from cgd.results import caption
+from cgd.sweep import SweepConfig, cells
 
 RESULTS, FIGURES = map(Path, [*sys.argv[1:], *['data/results', 'figures'][len(sys.argv) - 1:]])
 
@@ -20,13 +20,11 @@ def about(folder: Path) -> str:
     "What a reader of these numbers has to know: of a run from its config.yaml, of a sweep from its sweep.yaml"
     if (folder/'config.yaml').exists(): return caption(Plan(RunConfig.load(folder/'config.yaml')))
     if not (folder/'sweep.yaml').exists(): return ''
-    sweep = yaml.safe_load((folder/'sweep.yaml').read_text())
-    plan = Plan(RunConfig.make(sweep.get('run', {})))
-    run = plan.cfg
-    own = any('n_problems' in (arm.get(k) or {}) for arm in (sweep.get('arms') or {}).values() for k in ('set', 'grid'))   # an arm that has another number
-    teachers = ' and '.join('oracle teacher' if t.oracle else f'teacher {t.spec}' for t in plan.teachers)
-    size = '' if own else f'{run.n_problems or "all"} '
-    return f'{folder.name}: student {run.student}, {teachers}, trained on {size}problems of {run.problems}'
+    plans = [Plan(cell.cfg) for cell in cells(SweepConfig.load(folder/'sweep.yaml'))]
+    run = plans[0].cfg
+    teachers = list(dict.fromkeys(t.spec for plan in plans for t in plan.teachers))
+    size = '' if len({plan.cfg.n_problems for plan in plans}) > 1 else f'{run.n_problems or "all"} '
+    return f'{folder.name}: student {run.student}, teacher{"s" * (len(teachers) > 1)} {", ".join(teachers)}, trained on {size}problems of {run.problems}'
 
 
 def plot_engines(rows: list[dict]):
