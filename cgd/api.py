@@ -322,6 +322,9 @@ def evaluate(
     return Evaluation(model.name if isinstance(model, Student) else str(model), called, records)
 
 # %% ../nbs/51_api.ipynb #comparison
+def _points(found:dict) -> str: # found: difference, low, high
+    return '{:+.1f} points [{:+.1f}, {:+.1f}]'.format(*(100*found[k] for k in ('difference', 'low', 'high')))
+
 @dataclass(frozen=True, repr=False)
 class Comparison:
     "How much better the second model is than the first, problem by problem"
@@ -337,13 +340,17 @@ class Comparison:
     p:float|None      # of McNemar's exact test; None for several samples a problem, or part marks
 
     def __repr__(self) -> str:
-        a, b, points = self.after.model, self.before.model, [100*x for x in (self.difference, self.low, self.high)]
+        a, b = self.after.model, self.before.model
         told = f'{a} better on {self.wins}, {b} on {self.losses}; no McNemar test: several samples, or part marks'
         if self.p is not None:
             told = f'only {a} right: {self.wins}; only {b} right: {self.losses}; McNemar: p = {self.p:.2g}'
-        return (f'{a} - {b} on {self.after.problems}, {self.n} problems, {GRADER_NAMES.get(self.grader, self.grader)}\n'
-                '    {:+.1f} points [{:+.1f}, {:+.1f}] (95% interval, paired by problem)\n'.format(*points) +
-                f'    {told}')
+        other = next((g for g in graders_of(self.after.records)[:2] if g != self.grader), None)
+        lines = [f'{a} - {b} on {self.after.problems}, {self.n} problems, {GRADER_NAMES.get(self.grader, self.grader)}',
+                 f'    {_points(vars(self))} (95% interval, paired by problem)', f'    {told}']
+        if other:
+            found = compare_records(self.after.records, self.before.records, other)
+            lines.append(f'    {_points(found)} by another grader, {GRADER_NAMES.get(other, other)}')
+        return '\n'.join(lines)
 
 # %% ../nbs/51_api.ipynb #compare
 def compare(

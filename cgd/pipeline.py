@@ -24,7 +24,7 @@ from .progress import begin_step, show_progress
 from .contamination import decontaminate
 from .benchmarks import Items
 from .estimate import estimate_run, keep_record, past_runs, preflight
-from .evaluate import GRADER_NAMES, ask_all, changed_outcomes, evaluate, graders_in, regrade_items, summarise
+from .evaluate import ask_all, changed_outcomes, evaluate, graders_in, regrade_items, summarise
 from .generate import Engine
 from .store import Store, merge_stores
 from .engines import _rank, choose_engine
@@ -633,23 +633,21 @@ _HEADINGS = dict(
 def _page(plan:Plan, records:dict, tables:dict[str, list[dict]]) -> str:
     "The run as one HTML page"
     from cgd.report import examples, render_report
-    cfg, traces, (main, by_others) = plan.cfg, read_traces(plan), _main_results(tables)
+    cfg, traces, (main, told) = plan.cfg, read_traces(plan), _main_results(tables)
     shown = {heading: tables.get(name, []) for name, heading in _HEADINGS.items()}
     said, found = caption(plan), examples(traces, records)
-    said = ' '.join([*by_others, said[0].upper() + said[1:]])
+    said = said[0].upper() + said[1:]
     notes = {_HEADINGS['costs']: costs_in_words(tables.get('costs', []), shape_of(cfg.student), cfg.student)}
-    return render_report(f'cgd: {cfg.name}', said, shown, _pictures(cfg.path()), found, headline=headline(main),
-                         main=main, gaps=tables['differences'] + teaching_gap(traces), notes=notes,
+    return render_report(f'cgd: {cfg.name}', said, shown, _pictures(cfg.path()), found, headline=told, main=main,
+                         gaps=tables['differences'] + teaching_gap(traces), notes=notes,
                          learnt=_learnt(plan, traces, found))
 
 # %% ../nbs/47_pipeline.ipynb #page-parts
-def _main_results(tables:dict[str, list[dict]]) -> tuple[list[dict], list[str]]:
-    "The rows of the headline, and what the next grader says instead"
+def _main_results(tables:dict[str, list[dict]]) -> tuple[list[dict], str]:
+    "The rows of the main grader, and what it and the next one say"
     scores, gaps = tables['results'], tables['differences']
-    graders = list(graders_in(scores[0]))
-    said = [f'Graded by {GRADER_NAMES.get(g, g)} instead: {headline(main_result(scores, gaps, g))}'
-            for g in graders[1:2]]
-    return main_result(scores, gaps), said
+    found = [main_result(scores, gaps, g) for g in graders_in(scores[0])[:2]]
+    return found[0], ' '.join(map(headline, found))
 
 def _pictures(folder:Path) -> dict[str, bytes]: # caption -> PNG
     from matplotlib import pyplot as plt

@@ -191,7 +191,7 @@ def claims(
     for r in (r for r in gaps if main[r['benchmark']] == r['grader']):
         points = f'{100*r["difference"]:+.1f} points, 95% interval {100*r["low"]:+.1f} to {100*r["high"]:+.1f}'
         open_ = r['low'] <= 0 <= r['high']
-        holds = 'open: zero is in the interval' if open_ else 'holds' if r['low'] > 0 else 'refuted'
+        holds = 'open: zero is in the interval' if open_ else 'ahead' if r['low'] > 0 else 'behind'
         p = '' if r['p'] is None else f' McNemar p = {r["p"]:.2g}.'
         said.append((f'{r["a"]} answers more of {r["benchmark"]} than {r["b"]}',
                      f'**{holds}.** {points}, on {r["n"]} problems, graded as '

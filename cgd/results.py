@@ -153,13 +153,14 @@ def main_result(
 def headline(
     main:list[dict] # from `main_result` or `compared_result`
 ) -> str:           # one sentence
-    "What came out, with its interval"
+    "What came out by the grader of these rows, with its interval"
     from cgd.report import short_label
     base, *tuned = main
     where = f'{base["n"]:,} {base["benchmark"]} problems'
+    by = GRADER_NAMES.get(base['grader'], base['grader']).capitalize()
     shares = {r['method']: f'{100*r["accuracy"]:.1f}%' for r in main}
     than = 'the untrained student' if base['method'] == 'base' else short_label(base['method'])
-    if not tuned: return (f'{than[0].upper()}{than[1:]} has {shares[base["method"]]} of {where} right '
+    if not tuned: return (f'{by}: {than} has {shares[base["method"]]} of {where} right '
                           f'(95% interval {100*base["accuracy_low"]:.1f} to {100*base["accuracy_high"]:.1f}).')
     told, best = tuned[0], max(tuned, key=lambda r: r['accuracy'])
     middle, low, high = (100 * told[k] for k in ('difference', 'low', 'high'))
@@ -168,7 +169,7 @@ def headline(
             f'{middle:+.1f} points (95% interval {low:+.1f} to {high:+.1f})')
     if low <= 0 <= high: said += ', which could be chance'
     if best['accuracy'] > told['accuracy']: said += f'; best is {leader} with {shares[best["method"]]}'
-    return f'{said[0].upper()}{said[1:]}.'
+    return f'{by}: {said}.'
 
 # %% ../nbs/45_results.ipynb #teaching-gap
 def teaching_gap(

@@ -21,7 +21,7 @@ pip install --quiet --upgrade 'pip>=25'
 say "1/3 PyTorch"
 pip install --quiet -c constraints.txt 'torch==2.13.0'
 if [ "$DEVICE" = cpu ] && .venv/bin/python -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
-    say "note: this is PyTorch's CUDA build (gigabytes this machine has no use for); its CPU build is smaller: see the README"
+    say "note: this is PyTorch's CUDA build (gigabytes this machine has no use for); its CPU build is smaller: see nbs/guides/install.ipynb"
 fi
 say "2/3 cgd and what it builds on"
 pip install --quiet -c constraints.txt -e ".[$DEVICE,dev,eval]"
