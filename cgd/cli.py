@@ -6,31 +6,37 @@
 __all__ = ['parser', 'read_settings', 'doctor', 'main']
 
 # %% ../nbs/52_cli.ipynb #imports
-import argparse, importlib.metadata, os, platform, shutil, sys
+import argparse, importlib.metadata, os, platform, re, shutil, sys, textwrap
 from contextlib import contextmanager
 from pathlib import Path
 
-from .core import CgdError, Config, explain_fault, shipped
+from .core import CgdError, Config, _read_yaml, explain_fault, shipped
 from .data import SETS
 
 # %% ../nbs/52_cli.ipynb #stage-commands
 _STAGE_COMMANDS = {
     'run': ('report', 'the whole method: draft, critique, refine, fine-tune, evaluate, report'),
     'draft': ('draft', 'the student answers the problems'),
-    'critique': ('critique', '... and the teacher critiques its answers'),
-    'refine': ('refine', '... and writes a refined answer to each'),
-    'pairs': ('pairs', "... and every method's training pairs are built"),
-    'train': ('train', '... and the student is fine-tuned by each method'),
-    'eval': ('eval', '... and every model is put to the benchmarks; with --regrade, only grades again what is there')}
+    'critique': ('critique', 'after draft, the teacher critiques the answers'),
+    'refine': ('refine', 'after critique, the teacher writes a refined answer to each'),
+    'pairs': ('pairs', "after refine, every method's training pairs are built"),
+    'train': ('train', 'after pairs, the student is fine-tuned by each method'),
+    'eval': ('eval', 'after train, every model is put to the benchmarks; --regrade grades again what is there')}
 _LOUDNESS = {'-q': 'quiet', '--quiet': 'quiet', '-v': 'verbose', '--verbose': 'verbose'}
 _SWITCHES = '--debug', '--regrade', '--allow-code', '--dry-run', *_LOUDNESS   # flags without a value
 
+def _sentence(about:str) -> str: return f'{about[0].upper()}{about[1:]}.'
+
+def _add(commands, name:str, about:str, **more) -> argparse.ArgumentParser:
+    "A command, whose own help opens with what it does"
+    return commands.add_parser(name, help=about, **dict(description=_sentence(about)) | more)
+
 # %% ../nbs/52_cli.ipynb #analyse-flags
 def _add_run_commands(commands): # of a run that is there
-    commands.add_parser('report', help='tables, figure and a page to explore a run, from its records') \
+    _add(commands, 'report', 'tables, figure and a page to explore a run, from its records') \
         .add_argument('run', help='its folder, e.g. runs/cpu')
-    look = commands.add_parser('analyse', help="... and what the run's students make of its refinements: uncertainty, "
-                                               'alignment, attention, drift')
+    look = _add(commands, 'analyse', "the report, and what the run's students make of its refinements: uncertainty, "
+                                     'alignment, attention, drift')
     look.add_argument('run', help='its folder, e.g. runs/cpu')
     look.add_argument('--problems', help='whose refinements, drafted and taught for this, e.g. val:100; by default '
                                          'those of the validation set, or else of the training problems')
@@ -43,7 +49,7 @@ def _add_run_commands(commands): # of a run that is there
 _TOOLS = 'hf', 'trl', 'llamafactory', 'axolotl', 'unsloth', 'gguf', 'lm-eval'
 
 def _add_export_command(commands):
-    own = commands.add_parser('export', help='put a student, its pairs or its tests into a folder for another tool')
+    own = _add(commands, 'export', 'put a student, its pairs or its tests into a folder for another tool')
     own.add_argument('run', help='its folder, e.g. runs/cpu')
     own.add_argument('--to', required=True, choices=_TOOLS, help=
         'hf: the student, traces and pairs; gguf: the student, for llama.cpp and Ollama; lm-eval: the student and the '
@@ -57,12 +63,12 @@ def _export(args:argparse.Namespace) -> str:
 
 # %% ../nbs/52_cli.ipynb #publish-command
 def _add_publish_command(commands):
-    own = commands.add_parser('publish', help='send data set, students and results of a run to the Hub; '
-                                              'with --dry-run, only write them')
+    own = _add(commands, 'publish', 'send data set, students and results of a run to the Hub; with --dry-run, only '
+                                    'write them')
     own.add_argument('run', help='its folder, e.g. runs/cpu')
     own.add_argument('--to', default='', help='user or organisation on the Hub (that of the token)')
     own.add_argument('--dry-run', action='store_true', help='write all of it into RUN/publish, and send nothing')
-    own.add_argument('--private', action='store_true', help='for you, or your organisation, alone')
+    own.add_argument('--private', action='store_true', help='make the repositories private')
     own.add_argument('--license', help='of texts and weights, as the Hub names it, e.g. apache-2.0')
 
 def _publish(args:argparse.Namespace) -> str:
@@ -71,7 +77,7 @@ def _publish(args:argparse.Namespace) -> str:
 
 # %% ../nbs/52_cli.ipynb #chat-command
 def _add_chat_command(commands):
-    own = commands.add_parser('chat', help='talk to a student of a run; piped, one answer a line')
+    own = _add(commands, 'chat', 'talk to a student of a run; piped, one answer a line')
     own.add_argument('run', help='its folder, e.g. runs/cpu')
     own.add_argument('method', nargs='?', default='', help='whose student (cgd if the run has it, else its last); '
                                                            'base: the untrained one')
@@ -96,9 +102,9 @@ Name what is called otherwise; a dot leads into a column:
   cgd data hub:openai/gsm8k:main --rows 200"""
 
 def _add_data_command(commands):
-    look = commands.add_parser('data', help='problems as a run would read them: three rows, counts, columns, what was '
-                                            'skipped and why, and the line for the config', epilog=_DATA_HELP,
-                               formatter_class=argparse.RawDescriptionHelpFormatter)
+    look = _add(commands, 'data', 'problems as a run would read them: three rows, counts, columns, what was skipped '
+                                  'and why, and the line for the config', epilog=_DATA_HELP,
+                formatter_class=argparse.RawDescriptionHelpFormatter)
     look.add_argument('spec', metavar='SPEC', help='a file, a folder, a set, hub:NAME or bench:NAME')
     look.add_argument('--rows', type=int, metavar='N', help='only the first N usable problems (all)')
     for what, about in dict(prompt='problem', reference='gold answer', solution='worked solution').items():
@@ -106,28 +112,29 @@ def _add_data_command(commands):
 
 # %% ../nbs/52_cli.ipynb #other-flags
 def _add_other_commands(commands):
-    one = commands.add_parser('methods', help='what a student can be tuned by; with a name, one method whole')
+    one = _add(commands, 'methods', 'what a student can be tuned by; with a name, one method whole')
     one.add_argument('name', nargs='?', help='a method, e.g. cgd, cgd+dsft_refined or cgd-then-grpo')
-    store = commands.add_parser('store', help='what is in a store of completions; export, merge or prune it')
+    one.add_argument('--table', action='store_true', help='what each sees, writes, needs and is trained by (wide)')
+    store = _add(commands, 'store', 'what is in a store of completions; export, merge or prune it')
     store.add_argument('path', help='its file, e.g. runs/cpu/store.sqlite')
     store.add_argument('action', nargs='?', default='list', choices=('list', 'export', 'merge', 'prune'),
                        help='list (the default); export FILE.jsonl; merge SHARD ...; prune')
     store.add_argument('files', nargs='*', help='the JSONL file to write, or the stores to take in')
     store.add_argument('--stage', help='prune: what was made for this stage, e.g. draft')
     store.add_argument('--model', help='prune: what was made by this model')
-    sweep = commands.add_parser('sweep', help='many runs from one file: seeds, arms, grids; goes on where it stopped, '
-                                              'ends in tables')
+    sweep = _add(commands, 'sweep', 'many runs from one file: seeds, arms, grids; goes on where it stopped, ends in '
+                                    'tables')
     sweep.add_argument('file', help='a sweep, e.g. configs/studies/cpu_study.yaml')
-    sweep.add_argument('--hours', type=float, help='of this sitting: no run is begun that would not end in time')
+    sweep.add_argument('--hours', type=float, help='time limit; no run starts that would exceed it')
     sweep.add_argument('--tables', action='store_true', help='only make the tables again, of the runs that are done')
     for add in (_add_data_command, _add_compare_command, _add_export_command, _add_publish_command, _add_chat_command):
         add(commands)
-    commands.add_parser('doctor', help='what this machine has, what is missing, and what mends it')
+    _add(commands, 'doctor', 'what this machine has, what is missing, and what mends it')
 
 # %% ../nbs/52_cli.ipynb #compare-flags
 def _add_compare_command(commands):
-    two = commands.add_parser('compare',
-        help='runs beside each other: differences with intervals, what turned right and wrong, a page with the texts',
+    two = _add(commands, 'compare',
+        'runs beside each other: differences with intervals, what turned right and wrong, a page with the texts',
         description='Compare runs on the problems that all of them answered, each paired with itself: differences in '
                     'points (the second run less the first) with 95% intervals, McNemar\'s test, and the problems '
                     'that turned right or wrong. A method is compared with itself in the other run; where no method '
@@ -152,7 +159,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument('-v', '--verbose', action='store_true', help='print what the libraries print, too')
     commands = top.add_subparsers(dest='command', metavar='COMMAND', required=True)
     for name, (_, about) in _STAGE_COMMANDS.items():
-        stage = commands.add_parser(name, help=about, add_help=False, allow_abbrev=False)
+        stage = _add(commands, name, about, add_help=False, allow_abbrev=False)
         for flag in ('--fork', '--prices'): stage.add_argument(flag)
     _add_run_commands(commands)
     _add_other_commands(commands)
@@ -170,8 +177,28 @@ def _find_config(
     if plain in ours: return home/f'{plain}.yaml'
     raise CgdError(f'{name}: no such config file; those that come with cgd: {", ".join(ours)}')
 
+def _refuse_other(file:Path, sweep:bool):
+    "Raise CgdError for a run's config where a sweep's is wanted, or the other way round"
+    from cgd.plan import RunConfig
+    values = _read_yaml(file)
+    names = set(values) if isinstance(values, dict) else set()
+    if 'arms' in names and not sweep: raise CgdError(f'{file} is a sweep; `cgd sweep` takes it')
+    if sweep and names and names <= set(RunConfig.model_fields): raise CgdError(f'{file} is a run; `cgd run` takes it')
+
 # %% ../nbs/52_cli.ipynb #common
-_DRY_RUN = '. With --dry-run: what it would do, take and, given --prices IN,OUT for a million tokens, cost'
+_BESIDE = """
+CONFIG.yaml is a file or the name of a config that comes with cgd. With the
+folder of a run in its place, that run goes on.
+
+beside the settings:
+  --dry-run        only tell what it would do and take
+  --prices IN,OUT  with --dry-run: what it would cost, at these prices for a
+                   million tokens read and written
+  --fork RUN       under a new --name, begin with what another run made: its
+                   config (if no file is given), drafts, critiques, answers,
+                   ledger, and the trainings that stay the same
+  --help-all       show every setting, not only those that people use"""
+_REGRADE = '\n  --regrade        grade every stored answer again, and do nothing else'
 _COMMON = {'': 'name folder student student_engine teacher problems traces n_problems validation methods benchmarks '
            'max_unparsed',
            'draft': 'n temperature max_new_tokens', 'teach': 'preset detail max_new_tokens',
@@ -194,13 +221,11 @@ def _with_common_help(cls:type[Config], group:str='') -> type[Config]:
     return create_model(cls.__name__, __base__=cls, __module__=cls.__module__, __doc__=cls.__doc__, **fields)
 
 # %% ../nbs/52_cli.ipynb #start
-_ABOUT_FORK = ('. With --fork RUN under a new name it begins with what another run made: its config (if no file is '
-               'given), drafts, critiques, answers, ledger, and the trainings that stay the same')
-
 def _start(given:list[str], fork:str|None) -> 'RunConfig': # what the flags change
     from cgd.plan import RunConfig
     if given:
-        file = Path(given[0], 'config.yaml') if Path(given[0]).is_dir() else Path(_find_config(given[0]))
+        file = Path(given[0], 'config.yaml') if Path(given[0]).is_dir() else _find_config(given[0])
+        _refuse_other(file, sweep=False)
         cfg, here = RunConfig.load(file), file.absolute().parent
         made = file.name == 'config.yaml' and (here/'timing.jsonl').exists()   # by a run, which may have been moved
         return cfg.model_copy(update=dict(folder=str(here.parent), name=here.name)) if made else cfg
@@ -217,15 +242,14 @@ def read_settings(
     import tyro
     from cgd.plan import RunConfig
     given = words[:1] if words and not words[0].startswith('-') else []
-    cfg, rest, about = _start(given, fork), words[len(given):], _ABOUT_FORK
-    kind = RunConfig
+    cfg, kind = _start(given, fork), RunConfig
+    rest = ['None' if word == 'null' else word for word in words[len(given):]]   # as a YAML file says it
     if '--help-all' in rest: rest = ['--help']
     elif {'-h', '--help'} & {*rest}:
         kind, rest = _with_common_help(RunConfig), ['--help']
         cfg = kind.model_validate(cfg.model_dump())
-        about += '. The settings that people use; --help-all shows every one'
-    about = _STAGE_COMMANDS[command][1] + about + _DRY_RUN
-    made = tyro.cli(kind, prog=f'cgd {command} [CONFIG.yaml]', description=about, default=cfg,
+    about = f'{_sentence(_STAGE_COMMANDS[command][1])}\n{_BESIDE}{_REGRADE if command == "eval" else ""}'
+    made = tyro.cli(kind, prog=f'cgd {command} [CONFIG.yaml | RUN]', description=about, default=cfg,
                     args=rest, config=(tyro.conf.FlagConversionOff,))
     return RunConfig.make(made.model_dump(), 'flags')
 
@@ -325,14 +349,20 @@ def _store(
         return '\n'.join(line.format(**row) for row in merge_stores(store, files))
 
 # %% ../nbs/52_cli.ipynb #methods-command
-def _methods(name:str|None) -> str:
-    from cgd.methods import method_table, show_method
+def _methods(name:str|None, table:bool=False) -> str:
+    from cgd.methods import METHODS, method_table, show_method
     if name: return show_method(name)
+    if not table: return '\n'.join([*map(_method_line, METHODS.values()), '', _JOINED])
     import pandas as pd
     rows = [{k: v for k, v in row.items() if k != 'paper'} for row in method_table()]
     return f'{pd.DataFrame(rows).to_string(index=False)}\n\n{_JOINED}'
 
-_JOINED = ('`cgd methods NAME` shows one whole. Two can be mixed (cgd+dsft_refined), or one annealed to the other\n'
+def _method_line(method) -> str: # the first sentence of what it is about, on a terminal's lines
+    first, width = re.split(r'(?<=\.) (?=[A-Z])', method.about)[0], shutil.get_terminal_size().columns
+    return textwrap.fill(f'{method.name:15} {first}', max(width, 40), subsequent_indent=' '*16)
+
+_JOINED = ('`cgd methods NAME` shows one whole, `cgd methods --table` what each sees, writes and\n'
+           'needs. Two can be mixed (cgd+dsft_refined), or one annealed to the other\n'
            '(cgd-to-dsft_refined); any number can follow one another (cgd-then-grpo-then-sdft).')
 
 # %% ../nbs/52_cli.ipynb #data-command
@@ -355,7 +385,8 @@ def _prices(words:str|None) -> tuple[float, float]|None: # for a million tokens 
 def _sweep(args:argparse.Namespace) -> str:
     from cgd.sweep import SweepConfig, run_sweep, save_tables
     if args.hours is not None and args.hours <= 0: raise CgdError('--hours: expected a number above 0')
-    sweep = SweepConfig.load(_find_config(args.file))
+    _refuse_other(file := _find_config(args.file), sweep=True)
+    sweep = SweepConfig.load(file)
     return save_tables(sweep) if args.tables else run_sweep(sweep, args.hours)
 
 def _stage(args:argparse.Namespace, rest:list[str], on:set[str]) -> str:
@@ -375,7 +406,7 @@ def _stage(args:argparse.Namespace, rest:list[str], on:set[str]) -> str:
 # %% ../nbs/52_cli.ipynb #carry-out
 def _carry_out(args:argparse.Namespace, rest:list[str], on:set[str]) -> str:
     if args.command in _STAGE_COMMANDS: return _stage(args, rest, on)
-    if args.command == 'methods': return _methods(args.name)
+    if args.command == 'methods': return _methods(args.name, args.table)
     if args.command == 'store': return _store(args.path, args.action, tuple(args.files), args.stage, args.model)
     own = dict(data=_data_set, compare=_compare, export=_export, publish=_publish, chat=_chat, sweep=_sweep)
     if args.command in own: return own[args.command](args)
@@ -397,9 +428,12 @@ def _loudness(on:set[str]):
         os.environ.update(before)
 
 # %% ../nbs/52_cli.ipynb #read-words
+_CODE = [('--allow-code', value) for value in ('True', 'False')]
+
 def _read_words(words:list[str]) -> tuple[argparse.Namespace, list[str], set[str]]: # exits with 2 after a wrong one
     "The command, what is left for its settings, and the switches that are on, before the command or after it"
-    on = set(words) & set(_SWITCHES)
+    pairs = zip(words, [*words[1:], ''])   # `--allow-code True` is a setting like others
+    on = {w for w, after in pairs if w in _SWITCHES and (w, after) not in _CODE}
     args, rest = parser().parse_known_args([w for w in words if w not in on])
     staged = args.command in _STAGE_COMMANDS
     if '--regrade' in on and args.command != 'eval': parser().error('--regrade is for eval')

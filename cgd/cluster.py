@@ -64,8 +64,8 @@ class RayEngine(Engine):
             rows, tokens = rows + len(batch['tokens']), tokens + int(sum(batch['tokens']))
             tick(rows, tokens)
             if not Path(batch['shard'][0]).exists():
-                raise CgdError(f'shards: a worker wrote {batch["shard"][0]}, which this machine does not see; '
-                               'name a folder that all machines share')
+                raise CgdError(f'cluster.shards: a worker wrote {batch["shard"][0]}, which this machine does not '
+                               'see; name a folder that all machines share')
 
 def _still_missing(store:Store, missing:dict) -> dict:
     found = store.get(list(missing))
@@ -125,7 +125,8 @@ def _check_same(ours:dict, theirs:dict):
     there = socket.gethostname()
     differ = '; '.join(f'{k}: {v} here, {theirs.get(k)} on {there}' for k, v in ours.items() if theirs.get(k) != v)
     if differ:
-        raise CgdError(f'a worker has another engine ({differ}); set dtype, and give all machines the same model files')
+        raise CgdError(f'a worker has another engine ({differ}); set engine.dtype (a teacher: teacher_engine.dtype), '
+                       'and give all machines the same model files')
 
 # %% ../nbs/17_cluster.ipynb #connect
 def _connect(cfg:ClusterConfig): # the `ray` module
@@ -136,8 +137,8 @@ def _connect(cfg:ClusterConfig): # the `ray` module
         address = None if cfg.address == 'local' else cfg.address
         try: ray.init(address=address, logging_level='ERROR', log_to_driver=False)
         except ConnectionError:
-            raise CgdError(f'address: no Ray cluster at {cfg.address!r}; start one with `ray start --head`, '
-                           'or set address=local') from None
+            raise CgdError(f'cluster.address: no Ray cluster at {cfg.address!r}; start one with '
+                           '`ray start --head`, or set cluster.address=local') from None
     ray.data.DataContext.get_current().enable_progress_bars = False
     return ray
 
@@ -152,8 +153,8 @@ def _check_room(cfg:ClusterConfig, have:dict):
     "Raise CgdError if the cluster is too small for the workers, which would wait forever; `have` as Ray names it"
     for kind, each in (('CPU', cfg.cpus), ('GPU', cfg.gpus)):
         if each*cfg.workers > have.get(kind, 0):
-            raise CgdError(f'workers: {cfg.workers} with {each:g} {kind} each are more than the {have.get(kind, 0):g} '
-                           f'{kind} of this cluster; set fewer')
+            raise CgdError(f'cluster.workers: {cfg.workers} with {each:g} {kind} each are more than the '
+                           f'{have.get(kind, 0):g} {kind} of this cluster; set fewer')
 
 # %% ../nbs/17_cluster.ipynb #stream
 def _stream(requests:list[Request], cfg:ClusterConfig, worker:tuple): # iterator of batches

@@ -354,13 +354,17 @@ class Config(BaseModel):
         return write_atomic(path, yaml.safe_dump(self.model_dump(mode='json'), sort_keys=False, allow_unicode=True))
 
 # %% ../nbs/01_core.ipynb #closest-field
+def _closest(name:str, known:dict) -> str: # names, and what they stand for
+    "The end of a message on a name that is not known"
+    near = difflib.get_close_matches(name, known, n=1)
+    return f'; did you mean `{near[0]}`?' if near else f'; known: {", ".join(known)}'
+
 def _closest_field(model:type, loc:tuple) -> str:
     for part in loc[:-1]:
         field = model.model_fields.get(part)
         model = field.annotation if field and isinstance(field.annotation, type) else None
         if not (model and issubclass(model, BaseModel)): return ''
-    near = difflib.get_close_matches(str(loc[-1]), model.model_fields, n=1)
-    return f'; did you mean `{near[0]}`?' if near else f'; known: {", ".join(model.model_fields)}'
+    return _closest(str(loc[-1]), model.model_fields)
 
 # %% ../nbs/01_core.ipynb #explain-errors
 def _explain_errors(model:type, error:ValidationError) -> str:

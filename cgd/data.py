@@ -770,9 +770,11 @@ def describe_set(
 
 # %% ../nbs/05_data.ipynb #columns-of
 def _short(text, width:int) -> str:
-    "On one line, its beginning and its end"
+    "On one line, its beginning and its end, cut between words"
     text = ' '.join(str(text).split())
-    return text if len(text) <= width else f'{text[:width - width // 3 - 5]} ... {text[-(width // 3):]}'
+    if len(text) <= width: return text
+    start, end = text[:width - width // 3 - 4], text[-(width // 3) - 1:]
+    return f'{start.rpartition(" ")[0] or start[:-1]} ... {end.partition(" ")[2] or end[1:]}'
 
 def _leaves(name:str, value) -> Iterator[tuple[str, object]]: # dotted name, value
     "A column, or the parts of it that have names"
@@ -814,6 +816,9 @@ def _faults_of(tally:Tally) -> list[dict]: # why, rows, places
     for where, why in tally.skipped: groups.setdefault(re.split(r'[:;(]| of ', why)[0].strip(), []).append((where, why))
     return [dict(why=some[0][1], rows=len(some), places=[where for where, _ in some]) for some in groups.values()]
 
+def _run_name(spec:str) -> str: # of a run of this set
+    return re.sub(r'\W+', '-', spec.rstrip('/').split('/')[-1].split('.')[0]).strip('-') or 'mine'
+
 def _use_lines(spec:str, fields:FieldConfig, rows:list[dict]) -> dict: # yaml and command
     "How a run is told of a set, and who can teach it"
     named = {what: name for what, name in fields if name}
@@ -823,7 +828,8 @@ def _use_lines(spec:str, fields:FieldConfig, rows:list[dict]) -> dict: # yaml an
     flags = ''.join([*(f' --teacher {name}' for name in teacher.values()),
                      *(f' --fields.{what} {shlex.quote(name)}' for what, name in named.items())])
     settings = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).strip()
-    return dict(yaml=settings, command=f'cgd run configs/cpu.yaml --problems {shlex.quote(spec)}{flags}')
+    command = f'cgd run configs/cpu.yaml --name {_run_name(spec)} --problems {shlex.quote(spec)}{flags}'
+    return dict(yaml=settings, command=command)
 
 # %% ../nbs/05_data.ipynb #survey-class
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ def _data(task:str, items:Items, shots:int|None) -> dict: # shots: None is as ma
     if task != 'gsm8k': return data
     if not (worked := _worked_examples()) and shots != 0:
         raise CgdError('lm_eval: gsm8k shows problems of its training set first; put gsm8k_train.jsonl.gz into '
-                       'CGD_BENCH_DIR, or pass num_fewshot=0')
+                       "CGD_BENCH_DIR, or take the benchmark gsm8k in place of lm_eval's")
     return data | dict(train=worked or data[split])
 
 # %% ../nbs/38_harness.ipynb #record

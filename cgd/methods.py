@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from .core import CgdError, Config, derive_seed
+from .core import CgdError, Config, _closest, derive_seed
 from .leaks import mask_answer
 from .process import call_by_name
 from .verdict import fence
@@ -541,13 +541,16 @@ class Training:
 def _read_one(name:str) -> Training: # what one stage trains
     if name in METHODS: return Training(name, (METHODS[name],))
     names = re.split(r'\+|-to-', name)
-    learnt, alone = ([m for m in METHODS if bool(METHODS[m].trainer) is is_so] for is_so in (False, True))
-    then = f'or {", ".join(alone)}; any of these can follow another, e.g. cgd-then-grpo'
     if 'cgd_wrong' in names: raise CgdError('methods: cgd_wrong is now cgd with teach.wrong_rate=1')
-    if unknown := [n for n in names if n not in learnt]:
-        raise CgdError(f'methods: no such method {unknown[0]!r}; known: {", ".join(learnt)}, '
-                       f'and two of them joined by + or -to-; {then}')
-    if len(names) > 2: raise CgdError(f'methods: {name} joins {len(names)} methods; two can be joined; {then}')
+    if unknown := [n for n in names if n not in METHODS]:
+        raise CgdError(f'methods: no such method {unknown[0]!r}{_closest(unknown[0], METHODS)}')
+    if alone := [n for n in names if METHODS[n].trainer]:
+        other = next((n for n in names if n not in alone), 'cgd')
+        raise CgdError(f'methods: {name}: {alone[0]} has a way to learn of its own and cannot be mixed; '
+                       f'it can follow another: {other}-then-{alone[0]}')
+    if len(names) > 2:
+        raise CgdError(f'methods: {name} joins {len(names)} methods; two can be joined, and any number can follow one '
+                       'another, e.g. cgd-then-grpo')
     return Training(name, tuple(METHODS[n] for n in names), 'anneal' if '-to-' in name else 'mix')
 
 # %% ../nbs/24_methods.ipynb #read-training
@@ -558,7 +561,7 @@ def read_training(
     start, then, last = name.rpartition('-then-')
     if not then: return _read_one(name)
     if last not in METHODS:
-        raise CgdError(f'methods: {name}: {last!r} cannot go on from another; known: {", ".join(METHODS)}')
+        raise CgdError(f'methods: {name}: {last!r} cannot go on from another{_closest(last, METHODS)}')
     return Training(name, (METHODS[last],), first=read_training(start))
 
 # %% ../nbs/24_methods.ipynb #method-table

@@ -65,7 +65,8 @@ class _Tasks(_Models):
     # what is drafted: train (comes with cgd), a file or folder (see `cgd data`), hub:NAME
     problems:str='train'
     n_problems:PositiveInt|None=128   # the first so many of them; null for all
-    # in place of problems: a table of theirs with drafts, and perhaps critiques and refinements; what lacks is made
+    # in place of problems: a table of theirs with drafts, and perhaps critiques and refinements; whatever is
+    # missing is generated
     traces:str|None=None
     # columns of your own files, where not named as usual, e.g. {reference: meta.gold}
     fields:TraceFields=TraceFields()
@@ -83,7 +84,7 @@ class _Tasks(_Models):
     benchmarks:tuple[str, ...]=('test:200', 'shifted:100')
     # tasks of lm-eval, run as they are beside the benchmarks, e.g. gsm8k:50; needs cgd[eval]
     lm_eval:tuple[str, ...]=()
-    allow_code:bool=False             # humaneval: run the code that models write, confined, on this machine
+    allow_code:bool=False             # humaneval: run the code that models write, confined, here; a bare flag is True
     decontaminate:bool=True           # leave out training problems and traces that give a test problem away
 
     @field_validator('fields', mode='before')

@@ -5,7 +5,7 @@
 #   scripts/gpu_study.sh                    # in an environment made by `make setup`
 #   scripts/gpu_study.sh --wheels FOLDER    # on an image with torch and transformers and without a network: see scripts/gpu_env.sh
 #   scripts/gpu_study.sh --dry-run          # one arm, one seed, four problems on a CPU: the script works, the numbers mean nothing
-#   HOURS=2 scripts/gpu_study.sh            # of this sitting: no run is begun that would not end in time
+#   HOURS=2 scripts/gpu_study.sh            # time limit; no run starts that would exceed it
 # shellcheck source=scripts/gpu_env.sh
 source "$(dirname "$0")/gpu_env.sh"
 STUDY=${STUDY:-configs/studies/cpu_study.yaml}

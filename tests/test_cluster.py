@@ -121,7 +121,7 @@ def test_an_evaluation_over_two_workers_is_that_of_one_process(two_nodes, tiny_m
 def test_too_small_a_cluster_is_one_clear_error(two_nodes, tiny_model, tmp_path):
     cluster = ClusterConfig(workers=3, shards=str(tmp_path/'shards'))
     with open_cluster(f'hf:{tiny_model}', cluster, **OPTIONS) as engine, Store(tmp_path/'store.sqlite') as store:
-        with pytest.raises(CgdError, match='workers: 3 with 1 CPU each are more than the 2 CPU'): complete(engine, ask(2), store)
+        with pytest.raises(CgdError, match='cluster.workers: 3 with 1 CPU each are more than the 2 CPU'): complete(engine, ask(2), store)
 
 
 def test_a_worker_with_another_engine_is_refused(two_nodes, tiny_model, tmp_path):

@@ -1,5 +1,7 @@
 "Every shipped config can be run: it loads, its names exist, its batches divide, and the memory it states is what comes out of the formula"
+import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -32,6 +34,13 @@ def test_runs_as_far_as_names_go(file):
     sets = [plan.read_set(spec) for spec in filter(None, (cfg.problems, *cfg.benchmarks, cfg.validation))]
     for spec in (s.source for s in sets): assert spec in SETS or spec in BENCHMARKS or re.fullmatch(r'hub:[\w.-]+/[\w.-]+(:\w*){0,2}(\[\d+:\d+\])?', spec)
     assert all(t in ('oracle', 'expert') or re.fullmatch(r'vllm:[\w.-]+/[\w.-]+', t) for t in teachers(cfg))
+
+def test_the_guides_own_file():
+    cells = json.loads((Path(__file__).parents[1]/'nbs/guides/your_own.ipynb').read_text())['cells']
+    text, = re.findall('```yaml\n(.*?)```', '\n'.join(''.join(c['source']) for c in cells), re.S)
+    plan = Plan(cfg := RunConfig.make(yaml.safe_load(text)))
+    for check in CHECKS[:4]: check(plan)
+    assert (cfg.n_problems, cfg.draft.max_new_tokens, cfg.eval.max_new_tokens) == (None, 1024, 2048)
 
 PUBLISHED = {   # file -> student, teacher, tokens of an answer in the tests
     'paper/llama-3.1-8b.yaml': ('meta-llama/Llama-3.1-8B-Instruct', 'vllm:meta-llama/Llama-3.3-70B-Instruct', 8192),
