@@ -37,7 +37,9 @@ def shared_problems(
 # %% ../nbs/07_contamination.ipynb #words-of
 _WORD = re.compile(r'\d+(?:[.,]\d+)*|[^\W\d]+')
 
-def _words_of(text:str) -> list[str]: return _WORD.findall(unicodedata.normalize('NFKC', text).casefold())
+def _words_of(text:str) -> list[str]: # 1,000 and 1{,}000 are 1000
+    text = unicodedata.normalize('NFKC', text).casefold().replace('{,}', ',')
+    return _WORD.findall(_THOUSANDS.sub('', text))
 
 def _blank_numbers(words:list[str]) -> list[str]: return ['0' if w[0].isdigit() else w for w in words]
 

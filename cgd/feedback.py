@@ -18,6 +18,8 @@ def check_feedback(
     unsure = [name for name in cfg.rewards or () if name != 'right']
     if unsure: raise CgdError(f'rewards: {unsure[0]} does not say right or wrong of every answer, and sdpo and sd_zero '
                               'need that; pay them by right, or run other methods apart')
+    if any(weight <= 0 for weight in (cfg.rewards or {}).values()):
+        raise CgdError('rewards: right has no positive weight, so sdpo and sd_zero would call every answer right')
 
 def _settings(cfg:RLConfig, arguments:dict, **more):
     "TRL's settings for SDPO, of which nothing cuts a prompt"

@@ -175,6 +175,7 @@ def turned(
     grader:str='strict' # whose outcomes count
 ) -> list[dict]:        # measure, n (problems), value, low, high
     "What was put right and what was broken: as shares of all, and of what was wrong or right before"
+    if any(grader not in r for r in (*before, *after)): raise CgdError(f'turned: {grader} has not graded these answers')
     place = lambda r: (r['id'], r.get('sample', 0))
     old = {place(r): r[grader] == 'right' for r in before}
     if old.keys() != {*map(place, after)}:

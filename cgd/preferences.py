@@ -161,7 +161,7 @@ def choose_by_level(
     cfg:ViewConfig   # not used: nothing is drawn
 ) -> list[dict]:     # the same rows, with level, chosen and rejected
     "Pairs of easy drafts: the refinement over the draft; of medium ones: a rewrite; of hard ones: what a judge likes"
-    _need(rows, 'draft_perplexity', 'preferred')
+    _need(rows, 'draft_perplexity', 'refinement', 'rewrite', 'preferred')
     levels = rank_levels(rows)
     return [_at_level(r, levels.get(r['row_id'])) for r in rows]
 
@@ -171,7 +171,7 @@ def choose_at_random(
     cfg:ViewConfig   # its seed deals the levels
 ) -> list[dict]:     # the same rows, with level, chosen and rejected
     "The same as `choose_by_level`, with the levels dealt at random"
-    _need(rows, 'draft_perplexity', 'preferred')
+    _need(rows, 'draft_perplexity', 'refinement', 'rewrite', 'preferred')
     levels = rank_levels(rows)
     dealt = random.Random(derive_seed(cfg.seed, 'levels')).sample([*levels.values()], len(levels))
     levels = dict(zip(levels, dealt))

@@ -18,7 +18,7 @@ from pkgutil import resolve_name
 from typing import ClassVar, Literal
 from unittest.mock import patch
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, FiniteFloat, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from .core import CgdError, Config, check_place, content_hash, derive_seed, is_current
 from .process import launch, redirect_output
@@ -27,7 +27,7 @@ from .models import DATED, chat_ids, end_of_turn, find_model, fingerprint, load_
 from .generate import Engine, EngineConfig
 from .store import Store, sessions
 from .batches import attends_apart, read_once
-from .engines import choose_engine, engine_env, exchange_weights, open_engine, vllm_fault
+from .engines import _ends, choose_engine, engine_env, exchange_weights, open_engine, vllm_fault
 from .grade import GRADERS, grade_many
 from .teacher import open_teacher
 from .methods import ASK, CONTEXTS, METHODS, Method, ViewConfig, change_rows, find_faults, set_context
@@ -60,7 +60,7 @@ class RLConfig(Config):
     top_p:float=Field(1., gt=0, le=1)                  # of the completions
     beta:NonNegativeFloat=0.                           # grpo, critique_grpo: weight of the distance to where it began
     grader:Literal[tuple(GRADERS)]='strict'            # says what is right, where that is paid for
-    rewards:dict[str, float]|None=Field(None, min_length=1) # name: weight; null: what the method is paid for
+    rewards:dict[str, FiniteFloat]|None=Field(None, min_length=1) # name: weight; null: what the method is paid for
     # what of the table only the teacher of sdft and sdpo sees: draft and critique, those with another problem's
     # critique, the draft alone, both with the answer hidden, or none of it
     context:Literal[tuple(CONTEXTS)]='critique'
@@ -181,22 +181,25 @@ def check_asked(
     cfg:RLConfig,  # its rewards
     teacher:str    # whom it asks, as `open_teacher` takes it
 ):
-    "Raise CgdError if the oracle teacher is asked for an opinion"
-    opinions = [name for name in _heeded(method, cfg).rewards or () if find_reward(name).by_model]
-    if opinions and teacher == 'oracle':
-        raise CgdError(f'judge: {method.name} is paid by `{opinions[0]}`, an opinion, and the oracle teacher has none; '
-                       'name a language model, e.g. judge: vllm:MODEL or openai:MODEL@BASE_URL')
+    "Raise CgdError if a teacher is asked for what it has not: an opinion of the oracle, or anything new of the expert"
+    rewards = {name: find_reward(name) for name in _heeded(method, cfg).rewards or ()}
+    what = {name: 'an opinion' if r.by_model else 'an edit' for name, r in rewards.items() if r.asks == 'teacher'}
+    lacks = dict(oracle=('an opinion',), expert=('an opinion', 'an edit')).get(teacher, ())
+    refused = [name for name in what if what[name] in lacks]
+    if refused:
+        raise CgdError(f'judge: {method.name} is paid by `{refused[0]}`, {what[refused[0]]}, and the {teacher} '
+                       'teacher has none; name a language model, e.g. judge: vllm:MODEL or openai:MODEL@BASE_URL')
 
 # %% ../nbs/34_rivals.ipynb #rollout-row
 def _rollout_row(method:Method, row:dict, cfg:RLConfig) -> dict:
     "What a training takes of a problem or trace"
     who = f'{method.name}: {row["problem_id"]}'
-    if lacking := [c for c in method.requires if row[c] is None]:
+    if lacking := [c for c in method.requires if row.get(c) is None]:
         raise CgdError(f'{who} has no {lacking[0]}, which {method.name} needs; take problems that have one')
     read = [c for name in _heeded(method, cfg).rewards or () for c in find_reward(name).reads]
     read = [*method.shows, *method.reads, *read]
     if lacking := [*(c for c in method.teacher_reads if c != 'draft' and not (row.get(c) or '').strip()),
-                   *(c for c in read if row.get(c) is None)]:
+                   *(c for c in read if row.get(c) is None or c != 'draft' and row[c] == '')]:
         raise CgdError(f'{who} has no {lacking[0]}; run the stage that makes it first')
     told = '\n\n'.join(fence(c, row[c]) for c in method.teacher_reads)
     taken = {c: row[c] for c in ('problem_id', 'prompt', *method.requires, *read)}
@@ -249,6 +252,10 @@ def _in_order(rows:list[dict], cfg:RLConfig) -> list[dict]: # steps x prompts ro
     return drawn[:cfg.steps*cfg.prompts]
 
 # %% ../nbs/34_rivals.ipynb #asked
+def _open_student(student:tuple) -> Engine: # its folder, and options of its engine
+    folder, options = student
+    return open_engine(f'{choose_engine(folder)}:{folder}', **options)
+
 class Asked:
     "The frozen models that a training asks; each is opened when it is first asked, and all by a `with` block closed"
     def __init__(self,
@@ -271,8 +278,7 @@ class Asked:
     @cached_property
     def student(self) -> Engine:
         "The student as it was"
-        folder, options = self._student
-        return self._opened.enter_context(open_engine(f'{choose_engine(folder)}:{folder}', **options))
+        return self._opened.enter_context(_open_student(self._student))
 
 # %% ../nbs/34_rivals.ipynb #reading-once
 def _side_by_side(kind:type) -> type: # of TRL's trainers that learn groups of tries
@@ -534,15 +540,15 @@ def _rolling(cfg:RLConfig) -> dict:
                 gradient_accumulation_steps=cfg.prompts*cfg.n//device, warmup_steps=round(cfg.warmup_share*cfg.steps))
 
 # %% ../nbs/34_rivals.ipynb #paying
-def _paying(name:str, rows:list[dict], cfg:RLConfig, asked:Asked|None, end:int) -> Callable: # end: the last token
+def _paying(name:str, rows:list[dict], cfg:RLConfig, asked:Asked|None, ends:set[int]) -> Callable: # ends: last tokens
     "A reward as TRL asks for it"
     pay = find_reward(name).pay
     pay = resolve_name(pay) if isinstance(pay, str) else pay
     def reward(completions:list, at:list, completion_ids:list, **rest) -> list:
         if name in _judges(cfg):   # it reads those that ended
-            read = [rows[i]['read'] + len(ids) for i, ids in zip(at, completion_ids) if ids[-1:] == [end]]
+            read = [rows[i]['read'] + len(ids) for i, ids in zip(at, completion_ids) if ends & {*ids[-1:]}]
             for k, n in dict(requests=len(read), prompt_tokens=sum(read)).items(): rest['log_metric'](f'{name}/{k}', n)
-        ended = ['stop' if ids[-1:] == [end] else 'length' for ids in completion_ids]
+        ended = ['stop' if ends & {*ids[-1:]} else 'length' for ids in completion_ids]
         theirs = [rows[i] | dict(completion_finish=how) for i, how in zip(at, ended)]
         return pay([turns[-1]['content'] for turns in completions], theirs, cfg, asked)
     reward.__name__ = name
@@ -561,12 +567,13 @@ def _rival_trainer(method:Method, tokenizer, drawn:list[dict], cfg:RLConfig, fol
     import torch
     recipe = cfg.recipe()
     arguments = _rolling(cfg) | update_arguments(recipe) | saving_arguments(recipe, False, checkpoints)
-    more = dict(asked=asked, rows=drawn, room=room) if method.asks else {}
+    more, model = dict(asked=asked, rows=drawn, room=room) if method.asks else {}, load_base(folder, recipe, 'padded')
+    ends = {tokenizer.eos_token_id, *_ends(model.generation_config.eos_token_id)}
     if cfg.rewards:
-        more |= dict(reward_funcs=[_paying(name, drawn, cfg, asked, tokenizer.eos_token_id) for name in cfg.rewards])
+        more |= dict(reward_funcs=[_paying(name, drawn, cfg, asked, ends) for name in cfg.rewards])
         arguments |= dict(reward_weights=[*cfg.rewards.values()])
     make = resolve_name(method.trainer) if isinstance(method.trainer, str) else method.trainer
-    trainer = make(cfg, arguments, model=load_base(folder, recipe, 'padded'), processing_class=tokenizer,
+    trainer = make(cfg, arguments, model=model, processing_class=tokenizer,
                    train_dataset=_for_trl(method, drawn), **more,
                    callbacks=[watcher(cfg, made_from, [r['read'] for r in drawn], kind=_Rollouts)],
                    peft_config=lora_config(recipe) if cfg.tuning == 'lora' else None)
@@ -577,7 +584,7 @@ def _rival_trainer(method:Method, tokenizer, drawn:list[dict], cfg:RLConfig, fol
 
 # %% ../nbs/34_rivals.ipynb #made-from
 def _made_from(method:Method, rows:list[dict], cfg:RLConfig, folder:str, thinking:str, teacher:tuple|None,
-               student:str) -> str: # student: its folder
+               student:tuple) -> str: # student: its folder, and options of its engine
     "Of all that the result follows from; GRPO does not care for another critique"
     recipe = cfg.model_dump(mode='json') | thinking_of(folder, thinking)
     if 'teacher' in asked_by(method, cfg):
@@ -585,8 +592,10 @@ def _made_from(method:Method, rows:list[dict], cfg:RLConfig, folder:str, thinkin
                                        'teacher=(name, TeacherConfig, options of its engine)')
         check_asked(method, cfg, teacher[0])
         with open_teacher(teacher[0], teacher[1], **teacher[2]) as who:   # its model is not loaded for that
-            recipe |= dict(asked=[who.name, who.preset, teacher[1].model_dump(mode='json')])
-    if 'student' in asked_by(method, cfg): recipe |= dict(student=fingerprint(student))
+            engine = who.engine.identity if hasattr(who, 'engine') else None
+            recipe |= dict(asked=[who.name, who.preset, teacher[1].model_dump(mode='json'), engine])
+    if 'student' in asked_by(method, cfg):
+        with _open_student(student) as engine: recipe |= dict(student=engine.identity)
     recipe |= {name: fingerprint(judge) for name, judge in _judges(cfg).items()}
     return content_hash(method.name, [_rollout_row(method, r, cfg) for r in rows], recipe, fingerprint(folder))
 
@@ -643,7 +652,7 @@ def fit_rival(
     check_rival(method, cfg, base)
     cfg, method = _heeded(method, cfg), set_context(method, cfg.context)
     rows, dropped = (rows, {}) if views is None else _learnable(method, rows, views)
-    made_from = _made_from(method, rows, cfg, folder, thinking, teacher, student[0])
+    made_from = _made_from(method, rows, cfg, folder, thinking, teacher, student)
     if is_current(out, made_from): return json.loads((out/'train.json').read_text())
     check_place(out, 'train.json')
     tokenizer, drawn, left_out = _draw(method, rows, cfg, folder, thinking)

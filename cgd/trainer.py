@@ -41,15 +41,15 @@ def _no_room(e:BaseException|None) -> bool:
 def _told(cfg:TrainConfig, checkpoints:Path):
     "Turn what a full memory or disk raises into its cure"
     import torch
-    again = 'it goes on from the last whole checkpoint'
     try: yield
     except torch.OutOfMemoryError as e:
         raise CgdError(f'out of memory on the device: lower device_batch_size={cfg.device_batch_size} '
-                       f'(an update, and so the result, stays), or {cfg.length}={cfg.max_length}; '
-                       f'started again, {again}') from e
+                       f'(an update stays what it is), or {cfg.length}={cfg.max_length}; '
+                       'with another setting the training begins anew') from e
     except Exception as e:
         if not _no_room(e): raise
-        raise CgdError(f'{checkpoints}: no space left on the disk; make room and start again, {again}') from e
+        raise CgdError(f'{checkpoints}: no space left on the disk; make room and start again, '
+                       'it goes on from the last whole checkpoint') from e
 
 # %% ../nbs/31_trainer.ipynb #wait-for-all
 def _is_first() -> bool: return int(os.environ.get('RANK', 0)) == 0

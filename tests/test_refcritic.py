@@ -13,6 +13,7 @@ from cgd.models import fingerprint
 from cgd.plan import Plan, RunConfig
 from cgd.recipe import TrainConfig
 from cgd.refcritic import SOLVER, check_mix, hands_over, pay_refines, pay_verdict
+from cgd.teacher import TeacherConfig
 from cgd.rivals import REWARDS, RLConfig, _asking, _draw, _made_from, fit_rival
 from cgd.store import Completion, Store, sessions
 from cgd.train import fit
@@ -114,9 +115,11 @@ def test_a_training_says_whose_drafts_are_of_one_kind(capfd):
 
 def test_the_solver_counts_where_it_is_asked(tiny_student, tiny_model, tmp_path):
     rows, method = [trace(2)], METHODS['refcritic']
-    def made(student, **rewards): return _made_from(method, rows, RLConfig(rewards=rewards), tiny_student, 'auto', None, student)
+    def made(student, **rewards): return _made_from(method, rows, RLConfig(rewards=rewards), tiny_student, 'auto', None, (student, {}))
     assert made(tiny_student, verdict=1., refines=1.) != made(tiny_model, verdict=1., refines=1.)
     assert made(tiny_student, verdict=1.) == made(tiny_model, verdict=1.)
+    asked = lambda url: _made_from(METHODS['rlfr'], [r | dict(solution='') for r in rows], RLConfig(), tiny_student, 'auto', (f'openai:m@{url}', TeacherConfig(), {}), (tiny_student, {}))
+    assert asked('http://127.0.0.1:1/v1') != asked('http://127.0.0.1:2/v1')   # another server is another teacher
     with _asking(method, RLConfig(rewards=dict(verdict=1.)), tiny_student, tmp_path/'out', 'x', None) as nobody: assert nobody is None
 
 

@@ -19,6 +19,7 @@ from cgd.plan import Plan, RunConfig, plan
 from cgd.process import call_by_name
 from cgd.recipe import TrainConfig
 from cgd.rewards import nearness, pay_closeness, pay_closeness_stored, pay_compressed, pay_judged, pay_short, right_then_compressed, right_then_short
+from cgd.feedback import check_feedback
 from cgd.rivals import REWARDS, RLConfig, Reward, check_asked, fit_rival
 from cgd.store import Completion, SampleConfig, Store, sessions
 from cgd.teacher import LMTeacher, TeacherConfig
@@ -134,6 +135,10 @@ def test_whom_it_can_ask(tmp_path):
     plan(RunConfig(n_problems=8, methods=('rlerr',), judge='openai:m@http://a/v1'), 'pairs')
     with pytest.raises(CgdError, match='the oracle teacher has none'): check_asked(METHODS['rlerr'], SMALL, 'oracle')
     check_asked(METHODS['rlfr'], SMALL, 'oracle')
+    for name, what in dict(rlerr='an opinion', rlfr='an edit').items():   # the expert knows one way to be asked
+        with pytest.raises(CgdError, match=f'{what}, and the expert teacher has none'): check_asked(METHODS[name], SMALL, 'expert')
+    with pytest.raises(CgdError, match='rewards'): RLConfig.make(dict(rewards=dict(right=float('nan'))))
+    with pytest.raises(CgdError, match='rewards: right has no positive weight'): check_feedback(RLConfig(rewards=dict(right=-1.)))
     bare = tmp_path/'bare.jsonl'
     bare.write_text('{"prompt": "What is 2 + 3?", "reference": "5"}\n')
     with pytest.raises(CgdError, match='no solution, which the oracle teacher needs'): plan(RunConfig(problems=str(bare), methods=('rlfr',), judge='oracle', teacher='openai:m@http://a/v1'), 'pairs')

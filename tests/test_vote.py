@@ -77,7 +77,7 @@ def test_what_a_reward_model_reads_is_counted(judge):
     "Of those that ended, with their prompts"
     counted, cfg = {}, ROLLING.model_copy(update=dict(rewards={f'model:{judge}': 1.}))
     rows = [dict(messages=[dict(role='user', content='?')], read=30)]*3
-    _paying(f'model:{judge}', rows, cfg, None, 7)([[dict(content='4')]]*3, [0, 1, 2], [[1, 7], [2, 3], [4, 5, 7]], log_metric=counted.__setitem__)
+    _paying(f'model:{judge}', rows, cfg, None, {7})([[dict(content='4')]]*3, [0, 1, 2], [[1, 7], [2, 3], [4, 5, 7]], log_metric=counted.__setitem__)
     assert counted == {f'model:{judge}/requests': 2, f'model:{judge}/prompt_tokens': 2*30 + 2 + 3}
     two = SimpleNamespace(state=SimpleNamespace(log_history=[{f'rewards/model:/runs/{name}/mean': 0. for name in 'ab'}]))
     assert [*_columns(two)] == ['reward_model:/runs/a', 'reward_model:/runs/b']   # a column each
@@ -86,7 +86,7 @@ def test_what_a_reward_model_reads_is_counted(judge):
 def test_another_reward_model_in_its_folder_makes_another_training(judge, tiny_student, tmp_path):
     folder = shutil.copytree(judge, tmp_path/'judge')
     method, cfg = METHODS['grpo_voted'], ROLLING.model_copy(update=dict(rewards={f'model:{folder}': 1.}))
-    made = lambda: _made_from(method, add_vote(ROWS, ViewConfig()), cfg, tiny_student, 'auto', None, tiny_student)
+    made = lambda: _made_from(method, add_vote(ROWS, ViewConfig()), cfg, tiny_student, 'auto', None, (tiny_student, {}))
     before = made()
     assert before == made()
     with open(folder/'model.safetensors', 'r+b') as f: f.seek(-1, 2); last = f.read(1); f.seek(-1, 2); f.write(bytes([last[0] ^ 1]))
