@@ -347,7 +347,7 @@ def _plot_differences(
         shift, hollow = _FACES[graders.index(row.get('grader', ''))] if len(graders) > 1 else (0, False)
         y = list(labels).index((row['a'], row['b'])) + shift
         _draw_interval(ax, y, row, 'difference', 100, method_color(row['a'].rpartition('/')[2]), 's', hollow, ms=5)
-        ax.text(1.02, y, _p_text(row), transform=ax.get_yaxis_transform(), va='center', fontsize=7.5, color='.3')
+        ax.text(1.03, y, _p_text(row), transform=ax.get_yaxis_transform(), va='center', fontsize=7.5, color='.3')
     ax.axvline(0, color='.4', lw=1)
     ax.set_xlim(max(ax.get_xlim()[0], -103), min(ax.get_xlim()[1], 103))   # accuracies are 100 points apart at most
     _mark_leaving(ax)
@@ -364,7 +364,7 @@ def plot_contrasts(
     "Forest plots of paired differences, a panel a benchmark: primary contrasts in bold above the exploratory ones"
     names, labels = _distinct(r['benchmark'] for r in rows), _pairs(rows)
     primary = len({(r['a'], r['b']) for r in rows if r.get('kind') == 'primary'})
-    figure, axes = _new_grid(1, len(names), 2. + 4.4 * len(names), 1.1 + .42 * len(labels), sharey=True)
+    figure, axes = _new_grid(1, len(names), 3. + 4.4 * len(names), 1.1 + .42 * len(labels), sharey=True)
     for ax, name in zip(axes, names):
         _plot_differences([r for r in rows if r['benchmark'] == name], name, ax, labels)
         if 0 < primary < len(labels): ax.axhline(primary - .5, color='.6', lw=.8, ls=':')
@@ -564,7 +564,7 @@ def _draw_measure(ax:Axes, rows:list[dict], names:list[str], name:Callable, colo
         _draw_interval(ax, names.index(name(r)), r, scale=scale, color=color(r))
         if r.get('method') == BASE.name: ax.axvline(scale * r['value'], color=BASE.colour, lw=1, ls='--', zorder=0)
     most = scale * max(r['high'] for r in rows)
-    if unit == '%': ax.set_xlim(right=103 if most > 20 else max(5, 1.1 * most))
+    if unit == '%': ax.set_xlim(right=103 if most > 2 else 5)
     _from_zero(ax, 'x')
     _name_rows(ax, names)
     ax.set_title(title, fontsize=10)
@@ -649,7 +649,7 @@ def _by_benchmark(rows:list[dict], value:str, xlabel:str, margin:float) -> Figur
         for r in (r for r in rows if r['benchmark'] == name):
             y = list(labels).index(_model(r))
             _draw_interval(ax, y, r, value, 100, method_color(r['method']))
-            ax.text(1.02, y, f'{_n_text([r])}{_seeds_text([r])}', transform=ax.get_yaxis_transform(),
+            ax.text(1.03, y, f'{_n_text([r])}{_seeds_text([r])}', transform=ax.get_yaxis_transform(),
                     va='center', fontsize=8, color='.3')
         _name_rows(ax, list(labels.values()))
         ax.set(title=name, xlim=(margin, 103))
@@ -777,7 +777,7 @@ def plot_attention(
 # %% ../nbs/42_figures.ipynb #cost
 _STAGES = {'draft': '#9ecae1', 'perplexity': '#c6dbef', 'critique': '#fdae6b', 'refine': '#d9662b', 'direct': '#fdd9b5',
           'short': '#fee8d0', 'direct_short': '#f7c6a0', 'rewrite': '#b5651d', 'prefer': '#7f2704', 'retry': '#6baed6',
-          'train before': '#5b8fbd', 'train': '#2a6ea6', 'evaluate': '#b3b3b3'}
+          'earlier training': '#5b8fbd', 'train': '#2a6ea6', 'evaluate': '#b3b3b3'}
 
 def _cost(rows:list[dict]) -> tuple[str, float, str]:
     "What the bars measure: the column, by what it is divided, and its name with unit"
@@ -810,7 +810,7 @@ def _earlier(rows:list[dict]) -> list[dict]: # as rows of the chain
     "What a chain's earlier trainings cost, which the table has as methods of their own"
     chains = {m: m.split('-then-') for m in {r['method'] for r in rows}}
     firsts = {m: {'-then-'.join(parts[:i]) for i in range(1, len(parts))} for m, parts in chains.items()}
-    return [r | dict(method=m, stage='train before') for m, names in firsts.items()
+    return [r | dict(method=m, stage='earlier training') for m, names in firsts.items()
             for r in rows if r['method'] in names and r['stage'] == 'train']
 
 def _taught(rows:list[dict], column:str) -> str:
@@ -834,7 +834,7 @@ def plot_ledger(
     _draw_bars(ax, sums, methods)
     if name == 'flops': ax.xaxis.set_major_formatter(EngFormatter(sep=' '))
     n = int(sum(r['requests'] for r in rows))
-    ax.set_xlabel(f'{unit} ({_taught(rows, name)}; n = {n:,} requests)', fontsize=9)
+    ax.set_xlabel(f'{unit}\n({_taught(rows, name)}; n = {n:,} requests)', fontsize=9)
     return ax
 
 # %% ../nbs/42_figures.ipynb #time-row

@@ -27,7 +27,8 @@ OLD = 'cpu_study', 'curves', 'rivals'   # made before 28 November 2026
 def about(folder: Path) -> str:
     "What a reader of these numbers has to know"
     if folder.name == 'expert': return 'expert: 500 drafts of student smollm2 on problems of test, judged by teacher expert'
-    return settings(folder) + '. The student is that of before its tokenizer was mended (LOG.md, 2026-11-28).' * (folder.name in OLD)
+    text = settings(folder)
+    return f'{text.rstrip(".")}. Of the student before its tokenizer was mended (LOG.md, 2026-11-28).' if folder.name in OLD else text
 
 
 def settings(folder: Path) -> str:

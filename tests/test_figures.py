@@ -240,5 +240,5 @@ def test_a_table_in_which_nothing_could_be_measured_has_no_figure(tmp_path):
 
 def test_every_committed_figure_is_listed_with_the_page_that_reads_it():
     listed = [line.split(' | ') for line in (REPO/'figures'/'README.md').read_text().splitlines() if line.startswith('| [')]
-    assert [line[0].split('](')[1].strip(')') for line in listed] == sorted(f.name for f in (REPO/'figures').glob('*.png'))
+    assert [line[0].split('](')[1].strip(')') for line in listed] == [f'{name}.png' for name in sorted(f.stem for f in (REPO/'figures').glob('*.png'))]
     for _, words, page in listed: assert words and (REPO/'figures'/page.split('](')[1].partition(')')[0]).exists()
