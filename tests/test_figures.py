@@ -2,6 +2,7 @@
 All numbers here are made up."""
 import csv
 import os
+import runpy
 import subprocess
 import sys
 from itertools import combinations, product
@@ -242,3 +243,15 @@ def test_every_committed_figure_is_listed_with_the_page_that_reads_it():
     listed = [line.split(' | ') for line in (REPO/'figures'/'README.md').read_text().splitlines() if line.startswith('| [')]
     assert [line[0].split('](')[1].strip(')') for line in listed] == [f'{name}.png' for name in sorted(f.stem for f in (REPO/'figures').glob('*.png'))]
     for _, words, page in listed: assert words and (REPO/'figures'/page.split('](')[1].partition(')')[0]).exists()
+
+def test_a_long_legend_stands_beside_its_panel_and_marks_at_zero_are_whole(figures):
+    figure = figures['study-losses']
+    assert figure.legends[0].get_window_extent().x0 >= figure.axes[0].bbox.x1
+    for name in ('losses', 'scores'):
+        for ax in figures[f'study-{name}'].axes: assert ax.transData.transform((0, 0))[1] - ax.bbox.y0 > 4 * figure.dpi / 72   # half a mark
+
+def test_captions_name_the_student_of_before(monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['figures.py'])
+    about = runpy.run_path(REPO/'scripts'/'figures.py')['about']
+    said = {name: about(REPO/'data'/'results'/name) for name in ('claim', 'cpu', 'cpu_study', 'curves', 'expert', 'rivals')}
+    assert [name for name, text in said.items() if 'before its tokenizer was mended' in text] == ['cpu_study', 'curves', 'rivals'] and all(said.values())
