@@ -42,7 +42,7 @@ def _look_of(method:str) -> Method|Training: # of arm/method without its arm
 def method_label(method:str) -> str: # the name itself if it is not one of ours; of arm/method with its arm
     "What a figure calls a method"
     arm = method.rpartition('/')[0]
-    return _look_of(method).label + (f', {arm}' if arm else '')
+    return _look_of(method).label + (f' [{arm}]' if arm else '')
 
 # %% ../nbs/42_figures.ipynb #method-colors
 def method_color(method:str) -> str: # hex; black if it is not one of ours
@@ -127,11 +127,11 @@ def _seeds_text(
 # %% ../nbs/42_figures.ipynb #told-apart
 def _told_apart(
     models:list[tuple[str, str]] # (arm, method)
-) -> dict[tuple[str, str], str]: # (arm, method) -> ', arm' or nothing
+) -> dict[tuple[str, str], str]: # (arm, method) -> ' [arm]' or nothing
     "What is to be added to a method's name where it stands in several arms"
     arms = defaultdict(set)
     for arm, method in models: arms[method].add(arm)
-    return {(arm, method): f', {arm}' if arm and len(arms[method]) > 1 else '' for arm, method in models}
+    return {(arm, method): f' [{arm}]' if arm and len(arms[method]) > 1 else '' for arm, method in models}
 
 # %% ../nbs/42_figures.ipynb #names
 def _model(row:dict) -> tuple[str, str]: return row.get('arm') or '', row['method']
@@ -158,7 +158,16 @@ def _from_zero(ax:Axes, *axes:str):
     "Start an axis a little below 0, so that a point at 0 is whole"
     for axis in axes:
         top = getattr(ax, f'get_{axis}lim')()[1]
-        getattr(ax, f'set_{axis}lim')(-.025 * top, top)
+        getattr(ax, f'set_{axis}lim')(-.05 * top, top)
+
+# %% ../nbs/42_figures.ipynb #mark-leaving
+def _mark_leaving(ax:Axes):
+    "An arrowhead where an interval goes on beyond its panel"
+    left, right = ax.get_xlim()
+    for line in [bar.lines[2][0] for bar in ax.containers]:
+        (low, y), (high, _) = line.get_segments()[0]
+        for x, mark, leaves in ((left, '<', low < left), (right, '>', high > right)):
+            if leaves: ax.plot(x, y, mark, color=line.get_color()[0], ms=6, clip_on=False)
 
 # %% ../nbs/42_figures.ipynb #graders-note
 def _graders_note(graders:list[str]) -> str: # one line
@@ -168,12 +177,15 @@ def _graders_note(graders:list[str]) -> str: # one line
 
 # %% ../nbs/42_figures.ipynb #panels
 def _place_legend(figure:Figure, marks:dict, columns:int): # label -> what matplotlib drew
-    "Above the panels, in as many columns as fit; a figure grows with a long one"
+    "Above the panels, in as many columns as fit; beside them if it is long, and the figure grows"
     wide = .4 + .062*max(map(len, marks))   # inches of a label, about
     columns = max(1, min(columns, len(marks), int(figure.get_figwidth()/wide)))
     rows = math.ceil(len(marks)/columns)
-    if rows > 4: figure.set_figheight(figure.get_figheight() + .19*(rows - 4))
-    figure.legend(marks.values(), marks, loc='outside upper center', ncols=columns, frameon=False, fontsize=9)
+    where = dict(loc='outside upper center', ncols=columns)
+    if rows > 4:
+        where = dict(loc='outside right upper')
+        figure.set_size_inches(figure.get_figwidth() + wide, max(figure.get_figheight(), .5 + .2*len(marks)))
+    figure.legend(marks.values(), marks, frameon=False, fontsize=9, **where)
 
 def _legend(figure:Figure, entries:dict[str, dict], columns:int=3):
     "What each mark stands for"
@@ -306,16 +318,13 @@ def plot_methods(
     return plot_run(_side_by_side(rows))
 
 # %% ../nbs/42_figures.ipynb #pairs
-def _pair(row:dict, added:dict) -> str:
-    "'a − b', each 'arm/method' with its arm only where that is needed"
-    parts = [tuple(('/' + row[side]).rsplit('/', 1)) for side in 'ab']
-    return ' − '.join(method + added.get((arm.strip('/'), method), '') for arm, method in parts)
+def _two(row:dict) -> list[tuple[str, str]]: return [row[side].rpartition('/')[::2] for side in 'ab']   # (arm, method)
 
 def _pairs(rows:list[dict]) -> dict[tuple, str]:
     "The comparisons in the order in which they are drawn, the primary ones first, with their names"
-    added = _told_apart([(r[side].rpartition('/')[0], r[side].rpartition('/')[2]) for r in rows for side in 'ab'])
+    added = _told_apart([model for r in rows for model in _two(r)])
     ordered = sorted(rows, key=lambda r: r.get('kind') == 'exploratory')
-    return {(r['a'], r['b']): _pair(r, {k: f' ({v[2:]})' for k, v in added.items() if v}) for r in ordered}
+    return {(r['a'], r['b']): '\n− '.join(method_label(m[1]) + added[m] for m in _two(r)) for r in ordered}
 
 # %% ../nbs/42_figures.ipynb #p-text
 def _p_text(row:dict) -> str:
@@ -338,9 +347,10 @@ def _plot_differences(
         shift, hollow = _FACES[graders.index(row.get('grader', ''))] if len(graders) > 1 else (0, False)
         y = list(labels).index((row['a'], row['b'])) + shift
         _draw_interval(ax, y, row, 'difference', 100, method_color(row['a'].rpartition('/')[2]), 's', hollow, ms=5)
-        ax.text(1.02, y, _p_text(row), transform=ax.get_yaxis_transform(), va='center', fontsize=7.5, color='.3')
+        ax.text(1.03, y, _p_text(row), transform=ax.get_yaxis_transform(), va='center', fontsize=7.5, color='.3')
     ax.axvline(0, color='.4', lw=1)
     ax.set_xlim(max(ax.get_xlim()[0], -103), min(ax.get_xlim()[1], 103))   # accuracies are 100 points apart at most
+    _mark_leaving(ax)
     _name_rows(ax, list(labels.values()))
     ax.set_title(title)
     n = f'{_n_text(differences)}{_seeds_text(differences)}'
@@ -354,7 +364,7 @@ def plot_contrasts(
     "Forest plots of paired differences, a panel a benchmark: primary contrasts in bold above the exploratory ones"
     names, labels = _distinct(r['benchmark'] for r in rows), _pairs(rows)
     primary = len({(r['a'], r['b']) for r in rows if r.get('kind') == 'primary'})
-    figure, axes = _new_grid(1, len(names), 2. + 4.4 * len(names), 1.1 + .42 * len(labels), sharey=True)
+    figure, axes = _new_grid(1, len(names), 3. + 4.4 * len(names), 1.1 + .42 * len(labels), sharey=True)
     for ax, name in zip(axes, names):
         _plot_differences([r for r in rows if r['benchmark'] == name], name, ax, labels)
         if 0 < primary < len(labels): ax.axhline(primary - .5, color='.6', lw=.8, ls=':')
@@ -401,7 +411,8 @@ def plot_losses(
         later = bool(more) and place != methods.index(method)   # a method's other arms are dashed
         _draw_loss(ax, _by_seed(losses, (arm, method), measure), method, more, later)
     unit = dict(loss='loss, nats a target token', reward='reward, mean of the tries')[measure]
-    ax.set(xlabel='optimizer step', ylabel=unit, **(dict(ylim=(0, None)) if measure == 'loss' else {}))
+    ax.set(xlabel='optimizer step', ylabel=unit)
+    if measure == 'loss': _from_zero(ax, 'y')
     if idle := [r for r in losses if measure == 'reward' and r.get('idle')]:
         ax.plot(*zip(*((r['step'], r['reward']) for r in idle)), 'x', color='.3', ms=5, label='idle update')
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -477,8 +488,9 @@ def _curve_points(rows:list[dict], places:dict, shift:float, at:list[float], log
     "Of one method: for each value its points, moved aside so that intervals do not hide each other"
     points = defaultdict(list)
     for r in rows:
-        place = r['target_tokens'] if r['x'] == 'target_tokens' else places[str(r['value'])]
+        place = places[str(r['value'])]
         x = place * (max(at) / min(at))**shift if log else place + shift * (max(at) - min(at))
+        if r['x'] == 'target_tokens': x = r['target_tokens']   # measured, so it stays
         points[str(r['value'])].append((x, r))
     return [points[v] for v in places if v in points]
 
@@ -524,7 +536,7 @@ def plot_curves(
 _MEASURES = {'verdict_accuracy': ('verdict agrees with the grade', '%'), 'fix_rate': ('wrong drafts put right', '%'),
             'break_rate': ('right drafts broken', '%'),
             'no_change': ('draft left as it was', '%'), 'leakage': ('critique states the answer', '%'),
-            'handed_over': ('answer that the draft lacks', '%'), 'specificity': ('critique quotes the draft', '%'),
+            'handed_over': ('critique gives the answer away', '%'), 'specificity': ('critique quotes the draft', '%'),
             'tokens': ('length of the critique', 'tokens'), 'unparsed': ('no readable verdict', '%'),
             'asked_format': ('answer in the form asked for', '%'), 'mean_tokens': ('length of an answer', 'tokens'),
             'first_token_kl': ('first token: KL from untrained', 'nats'),
@@ -536,6 +548,28 @@ _MEASURES = {'verdict_accuracy': ('verdict agrees with the grade', '%'), 'fix_ra
 _MEASURES |= {'wrong_to_right': ('all drafts: wrong before, right after', '%'),
              'right_to_wrong': ('all drafts: right before, wrong after', '%')}
 
+# %% ../nbs/42_figures.ipynb #draw-measure
+def _lines_of_panels(rows:list[dict], name:Callable, columns:int) -> list[tuple[list, list]]: # names and measures
+    "The rows of the grid: measures of the same things stand together, so that no panel has an empty line"
+    alike, there = defaultdict(list), {(name(r), r['measure']) for r in rows}
+    for measure in _distinct(r['measure'] for r in rows):
+        alike[tuple(n for n in _distinct(map(name, rows)) if (n, measure) in there)].append(measure)
+    return [(list(names), own[i:i+columns]) for names, own in alike.items() for i in range(0, len(own), columns)]
+
+def _draw_measure(ax:Axes, rows:list[dict], names:list[str], name:Callable, color:Callable):
+    "One measure, shares up to 100% unless all are small; a dashed line where the untrained student is"
+    title, unit = _MEASURES.get(rows[0]['measure'], (rows[0]['measure'], ''))
+    scale = 100 if unit == '%' else 1
+    for r in rows:
+        _draw_interval(ax, names.index(name(r)), r, scale=scale, color=color(r))
+        if r.get('method') == BASE.name: ax.axvline(scale * r['value'], color=BASE.colour, lw=1, ls='--', zorder=0)
+    most = scale * max(r['high'] for r in rows)
+    if unit == '%': ax.set_xlim(right=103 if most > 2 else 5)
+    _from_zero(ax, 'x')
+    _name_rows(ax, names)
+    ax.set_title(title, fontsize=10)
+    ax.set_xlabel(f'{unit}, 95% interval\n({_n_text(rows)}{_seeds_text(rows)})'.removeprefix(', '), fontsize=8)
+
 # %% ../nbs/42_figures.ipynb #plot-measures
 def _plot_measures(
     rows:list[dict],  # measure, n, value, low, high
@@ -545,17 +579,14 @@ def _plot_measures(
 ) -> Figure:
     "A panel for each measure, a line for each thing measured"
     rows = [r for r in rows if r['n']]   # what there was nothing to measure in has no value
-    measures, names = _distinct(r['measure'] for r in rows), _distinct(map(name, rows))
-    columns, deep = min(columns, len(measures)), math.ceil(len(measures) / columns)
-    figure, axes = _new_grid(deep, columns, 1.8 + 2.5 * columns, deep * (1.2 + .32 * len(names)), sharey=True)
-    for ax, measure in zip(axes, measures):
-        some, (title, unit) = [r for r in rows if r['measure'] == measure], _MEASURES.get(measure, (measure, ''))
-        for r in some: _draw_interval(ax, names.index(name(r)), r, scale=100 if unit == '%' else 1, color=color(r))
-        _name_rows(ax, names)
-        ax.set_xlim(-3, 103) if unit == '%' else _from_zero(ax, 'x')
-        ax.set_title(title, fontsize=10)
-        ax.set_xlabel(f'{unit}, 95% interval\n({_n_text(some)}{_seeds_text(some)})'.removeprefix(', '), fontsize=8)
-    for ax in axes[len(measures):]: ax.remove()
+    lines = _lines_of_panels(rows, name, columns)
+    columns, heights = max(len(own) for _, own in lines), [1.2 + .32 * len(names) for names, _ in lines]
+    figure, axes = _new_grid(len(lines), columns, 1.8 + 2.5 * columns, sum(heights), sharey='row',
+                             height_ratios=heights)
+    for i, (names, own) in enumerate(lines):
+        for ax, measure in zip(axes[columns*i:], own):
+            _draw_measure(ax, [r for r in rows if r['measure'] == measure], names, name, color)
+        for ax in axes[columns*i + len(own):columns*(i + 1)]: ax.remove()
     return figure
 
 # %% ../nbs/42_figures.ipynb #plot-critiques
@@ -583,9 +614,9 @@ def _draw_confusion(ax:Axes, rows:list[dict], verdicts:list[str], grades:list[st
     shares = [[counts[v, g] / (totals[g] or 1) for g in grades] for v in verdicts]
     sns.heatmap(shares, vmin=0, vmax=1, cmap='Blues', cbar=False, fmt='d', ax=ax, linewidths=1,
                 annot=[[counts[v, g] for g in grades] for v in verdicts])
-    ax.set_xticks([i + .5 for i in range(len(grades))], grades, fontsize=9)
+    ax.set_xticks([i + .5 for i in range(len(grades))], [g.replace('_', ' ') for g in grades], fontsize=9)
     ax.set_yticks([i + .5 for i in range(len(verdicts))], verdicts, fontsize=9, rotation=0)
-    ax.set_xlabel(f'grade of the draft (n = {sum(totals.values())})', fontsize=9)
+    ax.set_xlabel(f'grade of the draft (n = {sum(totals.values())})\nshade: share of its column', fontsize=9)
 
 # %% ../nbs/42_figures.ipynb #plot-confusion
 def plot_confusion(
@@ -607,13 +638,7 @@ def plot_drift(
     rows:list[dict] # of drift.csv: method, measure, n, value, low, high
 ) -> Figure:
     "Format drift by method, a panel for each measure; a dashed line where the untrained student is"
-    figure = _plot_measures(rows, lambda r: method_label(r['method']), lambda r: method_color(r['method']), columns=3)
-    for ax, measure in zip(figure.axes, _distinct(r['measure'] for r in rows)):
-        scale = 100 if _MEASURES.get(measure, ('', ''))[1] == '%' else 1
-        for r in rows:
-            if (r['method'], r['measure']) != (BASE.name, measure): continue
-            ax.axvline(scale * r['value'], color=BASE.colour, lw=1, ls='--', zorder=0)
-    return figure
+    return _plot_measures(rows, lambda r: method_label(r['method']), lambda r: method_color(r['method']), columns=3)
 
 # %% ../nbs/42_figures.ipynb #by-benchmark
 def _by_benchmark(rows:list[dict], value:str, xlabel:str, margin:float) -> Figure:
@@ -624,10 +649,11 @@ def _by_benchmark(rows:list[dict], value:str, xlabel:str, margin:float) -> Figur
         for r in (r for r in rows if r['benchmark'] == name):
             y = list(labels).index(_model(r))
             _draw_interval(ax, y, r, value, 100, method_color(r['method']))
-            ax.text(1.02, y, f'{_n_text([r])}{_seeds_text([r])}', transform=ax.get_yaxis_transform(),
+            ax.text(1.03, y, f'{_n_text([r])}{_seeds_text([r])}', transform=ax.get_yaxis_transform(),
                     va='center', fontsize=8, color='.3')
         _name_rows(ax, list(labels.values()))
         ax.set(title=name, xlim=(margin, 103))
+        _mark_leaving(ax)
         ax.set_xlabel(f'{xlabel}\n95% interval', fontsize=9)
     return figure
 
@@ -658,11 +684,11 @@ def plot_uncertainty(
         for r in rows:
             y = contexts.index(r['context']) + _beside(models.index(r['model']), len(models))
             _draw_interval(ax, y, r, name, color=method_color(r['model']), marker=method_mark(r['model']))
-        _name_rows(ax, [c.replace("'", '′') for c in contexts])
+        _name_rows(ax, [c.replace("'", '′') + ' (no draft)' * (c == 'x, c shuffled') for c in contexts])
         ax.set_title(f'{title} of ŷ')
         _from_zero(ax, 'x')
         ax.set_xlabel(f'nats a token, 95% interval ({_n_text(rows)})', fontsize=9)
-    axes[0].set_ylabel('shown', fontsize=9)
+    axes[0].set_ylabel('the student reads', fontsize=9)
     _legend(figure, {method_label(m): dict(color=method_color(m), marker=method_mark(m)) for m in models})
     return figure
 
@@ -751,7 +777,7 @@ def plot_attention(
 # %% ../nbs/42_figures.ipynb #cost
 _STAGES = {'draft': '#9ecae1', 'perplexity': '#c6dbef', 'critique': '#fdae6b', 'refine': '#d9662b', 'direct': '#fdd9b5',
           'short': '#fee8d0', 'direct_short': '#f7c6a0', 'rewrite': '#b5651d', 'prefer': '#7f2704', 'retry': '#6baed6',
-          'train': '#2a6ea6', 'evaluate': '#b3b3b3'}
+          'earlier training': '#5b8fbd', 'train': '#2a6ea6', 'evaluate': '#b3b3b3'}
 
 def _cost(rows:list[dict]) -> tuple[str, float, str]:
     "What the bars measure: the column, by what it is divided, and its name with unit"
@@ -779,6 +805,20 @@ def _draw_bars(ax:Axes, sums:Counter, methods:list[str]):
     kinds = {f'{stage} ({who})': Patch(**_filling(stage, who)) for _, stage, who in sums}
     _place_legend(ax.figure, kinds, 3)
 
+# %% ../nbs/42_figures.ipynb #ledger-parts
+def _earlier(rows:list[dict]) -> list[dict]: # as rows of the chain
+    "What a chain's earlier trainings cost, which the table has as methods of their own"
+    chains = {m: m.split('-then-') for m in {r['method'] for r in rows}}
+    firsts = {m: {'-then-'.join(parts[:i]) for i in range(1, len(parts))} for m, parts in chains.items()}
+    return [r | dict(method=m, stage='earlier training') for m, names in firsts.items()
+            for r in rows if r['method'] in names and r['stage'] == 'train']
+
+def _taught(rows:list[dict], column:str) -> str:
+    "The teacher's share of a whole run; a sweep's bill is no whole"
+    if not any(r['stage'] == 'evaluate' for r in rows): return 'one training of each method'
+    taught = sum(r[column] for r in rows if r['who'] == 'teacher')
+    return f'teacher: {100 * taught / (sum(r[column] for r in rows) or 1):.0f}% of all'
+
 # %% ../nbs/42_figures.ipynb #plot-ledger
 def plot_ledger(
     rows:list[dict], # of ledger.csv: requests, flops or seconds, by stage, method ('': shared by all) and who
@@ -786,15 +826,15 @@ def plot_ledger(
 ) -> Axes:
     "Cost by method and stage, the teacher's part hatched"
     name, divisor, unit = _cost(rows)
-    methods, stages = _in_order(rows, 'method', [BASE.name, *METHODS]), _in_order(rows, 'stage', [*_STAGES])
+    drawn, methods = [*rows, *_earlier(rows)], _in_order(rows, 'method', [BASE.name, *METHODS])
+    stages = _in_order(drawn, 'stage', [*_STAGES])
     ax, sums = ax or new_axes(7, 1.4 + .4 * len(methods)), Counter()
-    for r in sorted(rows, key=lambda r: stages.index(r['stage'])):
+    for r in sorted(drawn, key=lambda r: stages.index(r['stage'])):
         sums[r['method'], r['stage'], r['who']] += r[name] / divisor
     _draw_bars(ax, sums, methods)
     if name == 'flops': ax.xaxis.set_major_formatter(EngFormatter(sep=' '))
-    taught = sum(cost for (_, _, who), cost in sums.items() if who == 'teacher') / (sums.total() or 1)
     n = int(sum(r['requests'] for r in rows))
-    ax.set_xlabel(f'{unit} (teacher: {100 * taught:.0f}% of all; n = {n:,} requests)', fontsize=9)
+    ax.set_xlabel(f'{unit}\n({_taught(rows, name)}; n = {n:,} requests)', fontsize=9)
     return ax
 
 # %% ../nbs/42_figures.ipynb #time-row

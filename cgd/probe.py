@@ -522,7 +522,7 @@ def uncertainty_table(
 ) -> list[dict]:        # model, context, n problems, nll and entropy with intervals
     "NLL and predictive entropy a token, by student and context"
     lines = []
-    for p, context in ((p, context) for p in probed for context in p.scores if context != "x, y', c shuffled"):
+    for p, context in ((p, context) for p in probed for context in p.scores):
         line = dict(model=p.model, context=context)
         for measure, of in _MEASURES.items():
             n, value, low, high = _by_problem_interval([of(s) for s in p.scores[context]], p.rows)

@@ -11,6 +11,7 @@ import json, re, shutil, time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -248,12 +249,23 @@ def _scores(rows:list[dict], sweep:SweepConfig) -> list[dict]: # of `score_group
             for line in score_groups(grouped(rows, *fields), fields)]
 
 # %% ../nbs/48_sweep.ipynb #run-scores
-def _curves(scores:list[dict]) -> list[dict]: # a row each setting, value and grader
+def _varied(scores:list[dict], sweep:SweepConfig) -> list[tuple]: # setting, value, score
+    "The runs of each grid, and those of other arms that differ from one of them in the varied setting alone"
+    runs, found = {tuple(c.where.values()): c.cfg for c in cells(sweep)}, {}
+    for c, r in product(cells(sweep), scores):
+        cfg = runs.get((r['arm'], r['seed'], r['point']))   # none of the untrained student
+        if not cfg or r['method'] not in c.cfg.methods: continue
+        for x, value in c.point:
+            alike = with_settings(cfg, {x: value, 'name': c.cfg.name, 'methods': c.cfg.methods})
+            if alike == c.cfg: found[c.arm, x, id(r)] = x, reduce(getattr, x.split('.'), cfg), r | dict(arm=c.arm)
+    return list(found.values())
+
+def _curves(scores:list[dict], sweep:SweepConfig) -> list[dict]: # a row each setting, value and grader
     "Accuracy against each setting that was varied"
     kept = 'arm', 'method', 'seed', 'benchmark'
     return [dict(x=x, value=value, **{k: r[k] for k in kept}, grader=g, n=r['n'], target_tokens=r['target_tokens'],
                  accuracy=r[g], low=r[f'{g}_low'], high=r[f'{g}_high'])
-            for r in scores for x, value in json.loads(r['point']).items() for g in graders_in(r)]
+            for x, value, r in _varied(scores, sweep) for g in graders_in(r)]
 
 # %% ../nbs/48_sweep.ipynb #method-names
 def _method_names(sweep:SweepConfig) -> dict[str, str]: # arm/method, or base -> name
@@ -314,7 +326,8 @@ def _tables(rows:list[dict], sweep:SweepConfig) -> dict[str, list[dict]]: # by f
     "Every table of a sweep"
     scores = _scores(rows, sweep)
     made = dict(scores=scores, methods=accuracy_table(rows), contrasts=contrast_table(rows, sweep),
-                curves=_curves(scores), losses=_losses(sweep), sessions=_data_sessions(sweep), ledger=_ledger(sweep))
+                curves=_curves(scores, sweep), losses=_losses(sweep), sessions=_data_sessions(sweep),
+                ledger=_ledger(sweep))
     made |= _text_tables(rows, sweep)
     return made | {name: made.get(name, []) + lines for name, lines in _probed(sweep).items()}
 

@@ -8,7 +8,7 @@ matplotlib.use('Agg')
 matplotlib.rcdefaults()   # a matplotlibrc of this machine must not show
 from matplotlib import pyplot as plt
 from cgd.core import CgdError, write_atomic
-from cgd.figures import DRAWINGS, _name_rows, _new_grid, draw_folder, plot_overview, read_results
+from cgd.figures import DRAWINGS, _name_rows, _new_grid, draw_folder, figure_words, plot_overview, read_results
 from cgd.plan import Plan, RunConfig
 from cgd.results import caption
 from cgd.sweep import SweepConfig, cells
@@ -16,8 +16,23 @@ from cgd.sweep import SweepConfig, cells
 RESULTS, FIGURES = map(Path, [*sys.argv[1:], *['data/results', 'figures'][len(sys.argv) - 1:]])
 
 
+STUDIES, INDEX = '../nbs/studies', '../nbs/index.ipynb'
+PAGES = dict(   # folder of the tables, or the figure itself -> the page that reads it
+    claim=f'{STUDIES}/claims.ipynb', cpu='../nbs/42_figures.ipynb', cpu_study=f'{STUDIES}/cpu_study.ipynb', curves=f'{STUDIES}/curves.ipynb', expert='../nbs/53_expert.ipynb',
+    relatives=f'{STUDIES}/relatives.ipynb', rivals='../nbs/guides/your_own.ipynb', engines='../nbs/guides/measured.ipynb', overview=INDEX, report=INDEX, trace=INDEX)
+WORDS = dict(overview='The method in one picture.', engines='How fast each engine writes, and what its start takes.', report='The report of a run.', trace='A draft, its critique and the refinement.')
+OLD = 'cpu_study', 'curves', 'rivals'   # made before 28 November 2026
+
+
 def about(folder: Path) -> str:
-    "What a reader of these numbers has to know: of a run from its config.yaml, of a sweep from its sweep.yaml"
+    "What a reader of these numbers has to know"
+    if folder.name == 'expert': return 'expert: 500 drafts of student smollm2 on problems of test, judged by teacher expert'
+    text = settings(folder)
+    return f'{text.rstrip(".")}. Of the student before its tokenizer was mended (LOG.md, 2026-11-28).' if folder.name in OLD else text
+
+
+def settings(folder: Path) -> str:
+    "Of a run from its config.yaml, of a sweep from its sweep.yaml"
     if (folder/'config.yaml').exists(): return caption(Plan(RunConfig.load(folder/'config.yaml')))
     if not (folder/'sweep.yaml').exists(): return ''
     plans = [Plan(cell.cfg) for cell in cells(SweepConfig.load(folder/'sweep.yaml'))]
@@ -61,11 +76,21 @@ def save(name: str, figure) -> str:
     return name
 
 
+def write_list(names: list[str]):
+    "figures/README.md: what each figure shows and where it is read"
+    def row(name):
+        page = PAGES.get(name.split('-')[0], '')
+        return f'| [{name}]({name}.png) | {WORDS.get(name) or figure_words(name)} | {f"[{Path(page).name}]({page})" if page else ""} |'
+    write_atomic(FIGURES/'README.md', '\n'.join(['# Figures', '', '`make figures` draws them from data/results/ and writes this list.', '', '| figure | what it shows | read in |', '|---|---|---|', *map(row, sorted(names)), '']))
+
+
 def main():
     folders = sorted(p for p in RESULTS.iterdir() if p.is_dir())
     drawn = [save('overview', plot_overview().figure)] + [save(*figure) for folder in folders for figure in draw_folder(folder, about(folder))]
     if (table := RESULTS/'engines.csv').exists():
         drawn.append(save('engines', plot_engines(read_results(table, ('machine', 'engine'), ('prompts', 'tokens_a_second', 'start_seconds')))))
+    photographs = [name for name in ('report', 'trace') if (FIGURES/f'{name}.png').exists()]
+    write_list([*drawn, *photographs])
     print(f'{len(drawn)} figures in {FIGURES}/')
     if absent := [file for file in DRAWINGS if not any((folder/file).exists() for folder in folders)]: print(f'not drawn, no such table in {RESULTS}/*/: {", ".join(absent)}')
     if stale := [f.name for f in sorted(FIGURES.glob('*.png')) if f.stem not in [*drawn, 'report', 'trace']]: print(f'stale, no table draws them: {", ".join(stale)}')

@@ -2,6 +2,7 @@
 All numbers here are made up."""
 import csv
 import os
+import runpy
 import subprocess
 import sys
 from itertools import combinations, product
@@ -48,7 +49,7 @@ def tables() -> dict[str, list[dict]]:
                        for x, values in (('n_problems', (16, 64, 256)), ('train.lr', (1e-5, 1e-4, 5e-4)), ('train.epochs', (1, 2, 4)), ('teach.wrong_rate', (0, .5, 1)), ('views.right_share', (0., .5, 1.)))
                        for i, v in enumerate(values) for m in models[1:] for s in range(2) for b, n, g in grades for a in [level(x, v, m, s, b, g)]],
         'uncertainty.csv': [dict(model=m, context=c, n=200, nll=v, **ends(v, name='nll_'), entropy=e, **ends(e, name='entropy_'))
-                            for m in models for c in ('x', "x, y'", "x, y', c", 'x, c shuffled') for v, e in [(level(m, c), level(c, m, 1))]],
+                            for m in models for c in ('x', "x, y'", "x, y', c", 'x, c shuffled', "x, y', c shuffled") for v, e in [(level(m, c), level(c, m, 1))]],
         'answer_entropy.csv': [dict(model=m, k=8, n=50, entropy=v, **ends(v, name='entropy_')) for m in models for v in [level(m, 'answers')]],
         'imitation.csv': [dict(method=m, benchmark=b, seeds=3, n=n, imitation=v, **ends(v)) for m in models[1:] for b, n in BENCHMARKS for v in [level(m, b, 'form')]],
         'alignment.csv': [r for m in models for r in measured(['information_own', 'information_shuffled', 'information_gap'], model=m)] + measured(['cosine_own', 'cosine_shuffled'], model='base') + measured(['step_overlap', 'named_changed', 'others_changed'], model='oracle teacher (withheld)'),
@@ -100,7 +101,7 @@ def test_same_bytes_whatever_the_machine(results, tmp_path, long):
     second = make_figures(tmp_path/'results', tmp_path/'b', MATPLOTLIBRC=str(tmp_path/'settings'), MPLCONFIGDIR=str(tmp_path/'settings/other'), PYTHONHASHSEED='7', LC_ALL='C', TZ='Asia/Tokyo')
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     a, b = ({f.name: f.read_bytes() for f in (tmp_path/name).iterdir()} for name in 'ab')
-    assert a == b and len(a) == 1 + len(files) + 5*('curves.csv' in files)   # the overview, one a table, and five more curves
+    assert a == b and len(a) == 2 + len(files) + 5*('curves.csv' in files)   # the list, the overview, one a table, and five more curves
 
 def test_says_what_is_absent_and_what_is_stale(results, tmp_path):
     write(tmp_path/'results/one/losses.csv', tables()['losses.csv'])
@@ -130,7 +131,7 @@ def test_no_grader_is_said(file, tmp_path):
     write(tmp_path/'study'/file, [{k: v for k, v in r.items() if not k.startswith(GRADERS)} for r in tables()[file]])
     with pytest.raises(CgdError, match='no grader'): next(draw_folder(tmp_path/'study'))
 
-INTERVALS = {'results': 12, 'differences': 12, 'methods': 44, 'contrasts': 80, 'scores': 4 * (1 + 3 * 10), 'curves-train_lr': 4 * 12, 'uncertainty': 24, 'answer_entropy': 3, 'imitation': 4, 'alignment': 14, 'critiques': 24, 'drift': 25, 'reasoning': 6}
+INTERVALS = {'results': 12, 'differences': 12, 'methods': 44, 'contrasts': 80, 'scores': 4 * (1 + 3 * 10), 'curves-train_lr': 4 * 12, 'uncertainty': 30, 'answer_entropy': 3, 'imitation': 4, 'alignment': 14, 'critiques': 24, 'drift': 25, 'reasoning': 6}
 
 @pytest.mark.parametrize('name', INTERVALS)
 def test_intervals_are_drawn(figures, name):
@@ -168,7 +169,9 @@ def test_a_method_has_its_colour_everywhere(figures):
         for row, found in rows_by_color(figures[name].axes[0]).items():
             method = max((m for m in NAMES if row.startswith(method_label(m))), key=lambda m: len(method_label(m)))
             assert found == {method_color(method)}, (name, row)
-    for row, found in rows_by_color(figures['study-contrasts'].axes[0]).items(): assert found == {method_color(row.split()[0])}, row
+    for row, found in rows_by_color(figures['study-contrasts'].axes[0]).items():
+        first = row.partition('\n')[0]
+        assert found == {method_color(max((m for m in NAMES if first.startswith(method_label(m))), key=lambda m: len(method_label(m))))}, row
     for name in ('study-scores', 'study-curves-n_problems', 'study-uncertainty'):
         legend = figures[name].legends[0]
         for mark, text in zip(legend.legend_handles, legend.get_texts()):
@@ -179,7 +182,7 @@ def test_a_method_has_its_colour_everywhere(figures):
 def test_primary_above_exploratory_with_p(figures):
     ax = figures['study-contrasts'].axes[0]
     names = ax.get_yticklabels()
-    assert [t.get_text() for t in names][:2] == ['cgd (withheld) − dsft_refined', 'cgd (withheld) − cgd (exact)'] and len(names) == 20
+    assert [t.get_text() for t in names][:2] == [f'{method_label("withheld/cgd")}\n− {method_label(b)}' for b in ('dsft_refined', 'exact/cgd')] and len(names) == 20
     assert [t.get_fontweight() for t in names] == ['bold'] * 2 + ['normal'] * 18
     assert {t.get_text() for t in ax.texts if t.get_position()[1] < 1.5} == {'p < 0.0001'} and {t.get_text() for t in ax.texts if t.get_position()[1] > 1.5} == {'Holm p 0.0002'}
 
@@ -225,12 +228,30 @@ def test_main_methods_stay_apart(eyes):
 def test_marks_tell_all_methods_apart_in_grey(): assert len({method_mark(m) for m in NAMES}) == len(NAMES)
 
 def test_committed_figures_are_those_of_the_tables(tmp_path):
+    for name in ('report', 'trace'): (tmp_path/f'{name}.png').write_bytes((REPO/'figures'/f'{name}.png').read_bytes())
     subprocess.run([sys.executable, REPO/'scripts'/'figures.py', REPO/'data'/'results', tmp_path], cwd=REPO, check=True, env=os.environ | dict(PYTHONPATH=str(REPO)))
-    drawn, kept = ({f.name: f.read_bytes() for f in folder.glob('*.png')} for folder in (tmp_path, REPO/'figures'))
-    assert kept.keys() == drawn.keys() | {'report.png', 'trace.png'}, 'run `make figures` and commit figures/'
+    drawn, kept = ({f.name: f.read_bytes() for f in folder.iterdir()} for folder in (tmp_path, REPO/'figures'))
+    assert kept.keys() == drawn.keys(), 'run `make figures` and commit figures/'
     assert not [name for name in drawn if drawn[name] != kept[name]], 'run `make figures` and commit figures/'
 
 
 def test_a_table_in_which_nothing_could_be_measured_has_no_figure(tmp_path):
     (tmp_path/'alignment.csv').write_text('model,measure,n,value,low,high\nbase,step_overlap,0,,,\n')
     assert not list(draw_folder(tmp_path))
+
+def test_every_committed_figure_is_listed_with_the_page_that_reads_it():
+    listed = [line.split(' | ') for line in (REPO/'figures'/'README.md').read_text().splitlines() if line.startswith('| [')]
+    assert [line[0].split('](')[1].strip(')') for line in listed] == [f'{name}.png' for name in sorted(f.stem for f in (REPO/'figures').glob('*.png'))]
+    for _, words, page in listed: assert words and (REPO/'figures'/page.split('](')[1].partition(')')[0]).exists()
+
+def test_a_long_legend_stands_beside_its_panel_and_marks_at_zero_are_whole(figures):
+    figure = figures['study-losses']
+    assert figure.legends[0].get_window_extent().x0 >= figure.axes[0].bbox.x1
+    for name in ('losses', 'scores'):
+        for ax in figures[f'study-{name}'].axes: assert ax.transData.transform((0, 0))[1] - ax.bbox.y0 > 4 * figure.dpi / 72   # half a mark
+
+def test_captions_name_the_student_of_before(monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['figures.py'])
+    about = runpy.run_path(REPO/'scripts'/'figures.py')['about']
+    said = {name: about(REPO/'data'/'results'/name) for name in ('claim', 'cpu', 'cpu_study', 'curves', 'expert', 'rivals')}
+    assert [name for name, text in said.items() if 'before its tokenizer was mended' in text] == ['cpu_study', 'curves', 'rivals'] and all(said.values())

@@ -116,4 +116,4 @@ def test_committed_tables_of_a_grid_are_made_of_its_runs(tmp_path, monkeypatch):
     assert len(made) > 4
     pd.testing.assert_frame_equal(made, kept)
     points = [json.loads(p) for p in pd.read_csv(tmp_path/'scores.csv').point]
-    assert {(r.x, float(r.value)) for r in made.itertuples()} == {(x, float(value)) for point in points for x, value in point.items()}
+    assert {(r.x, float(r.value)) for r in made.itertuples()} == {(x, float(value)) for point in points for x, value in point.items()} | {('train.lr', study.run.train.lr), ('teach.wrong_rate', 0.)}   # and the run at the default
