@@ -412,7 +412,7 @@ _REWARDS = 'after Distill Not Only Data but Also Rewards, arXiv 2502.19557'
 METHODS |= {m.name: m for m in (
     Method('dsft_voted', "teacher's answers that agree", "Learns those of the teacher's own answers that agree with "
            'most of them; the least share is ours.', _REWARDS, '#4d004b', '$w$', learns='direct',
-           change='cgd.vote:keep_voted'),
+           faults='cgd.vote:find_outvoted'),
     Method('dpo_voted', 'DPO by the vote', "Learns to like better, of its drafts and the teacher's own answers, those "
            'that agree with most of the teacher\'s; details are ours.', _REWARDS, '#99d8c9', '$W$', trainer=_DPO,
            reads=('direct',), change='cgd.vote:pair_by_vote', **_PICKED),

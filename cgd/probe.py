@@ -399,12 +399,11 @@ def _adapter_base(model:str) -> tuple[str, str|None]:
 
 # %% ../nbs/41_probe.ipynb #open-probe
 def open_probe(
-    model:str, # 'smollm2', a folder of a model or of an adapter, or a Hub id
-    dtype:Literal['float32', 'bfloat16']='float32' # bfloat16 differs by up to a tenth of a nat between batches
+    model:str # 'smollm2', a folder of a model or of an adapter, or a Hub id
 ) -> _ProbeEngine: # a context manager; the model loads, in this process, when something is missing
-    "The engine that measures a model"
+    "The engine that measures a model, in float32: bfloat16 differs by up to a tenth of a nat between batches"
     base, adapter = _adapter_base(model)
-    return _ProbeEngine(f'hf:{base}', base, EngineConfig(dtype=dtype, adapter=adapter, in_process=True))
+    return _ProbeEngine(f'hf:{base}', base, EngineConfig(dtype='float32', adapter=adapter, in_process=True))
 
 # %% ../nbs/41_probe.ipynb #fill
 def _request(row:dict) -> ScoreRequest:

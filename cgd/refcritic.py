@@ -39,16 +39,16 @@ def pay_verdict(
 SOLVER = SampleConfig(n=4, temperature=.7, max_new_tokens=256)   # how a critique is tried
 
 def _share(tries:list[tuple[Completion, str]]) -> float|None: # completions and their grades
-    "None where the prompt was too long for the solver"
+    "None where the prompt was too long for the solver, or no try came to its end"
     read = [grade == 'right' for c, grade in tries if c.finish_reason in ('stop', 'length')]
-    return mean(read) if read else None
+    return mean(read) if any(c.finish_reason == 'stop' for c, _ in tries) else None
 
 def refine_shares(
     rows:list[dict], # problem_id, prompt, reference, draft and critique
     engine:Engine,   # the solver
     store:Store,     # where its tries are kept
     grader:str       # a name in GRADERS
-) -> list[float|None]: # None where the prompt was too long for it
+) -> list[float|None]: # None where the prompt was too long for it, or no try ended
     "Of the solver's tries with each critique, the share that is right"
     asked = [r for row in rows for r in retry_requests(row | dict(row_id=row['problem_id']), SOLVER)]
     done = complete(engine, asked, store, 'refines')

@@ -466,8 +466,8 @@ def _idle_note(record:dict) -> str: # '' if most updates taught something
     why = 'its teacher saw no more than it did' if record.get('teacher_tokens') else \
         'all completions of a problem had the same reward or none'
     return (f"{record['view']}: {steps - idle} of {steps} updates taught it something; "
-            f'in the other {idle} {why}; take problems that the student '
-            'sometimes solves, more completions (rl.n), or a milder grader (rl.grader)')
+            f'in the other {idle} {why}; take problems that the student sometimes '
+            'solves, or more completions (rl.n); where all of them fail, a milder grader (rl.grader)')
 
 # %% ../nbs/34_rivals.ipynb #learning-record
 def _counted(entry:dict, kind:str) -> list[str]: # of a trainer's log

@@ -12,7 +12,7 @@ from cgd.methods import METHODS
 from cgd.models import fingerprint
 from cgd.plan import Plan, RunConfig
 from cgd.recipe import TrainConfig
-from cgd.refcritic import SOLVER, check_mix, hands_over, pay_refines, pay_verdict
+from cgd.refcritic import SOLVER, _share, check_mix, hands_over, pay_refines, pay_verdict
 from cgd.teacher import TeacherConfig
 from cgd.rivals import REWARDS, RLConfig, _asking, _draw, _made_from, fit_rival
 from cgd.store import Completion, Store, sessions
@@ -150,7 +150,7 @@ def critic(tiny_student, tmp_path_factory):
 
 @pytest.mark.parametrize('weight', [1., 0.])
 def test_what_is_paid_is_what_it_learns(weight, critic, tiny_student, tmp_path, monkeypatch):
-    "With weight on `refines` it comes to name the wrong equation; without, it comes to say wrong, and no more. The solver is the untrained student, opened once, and stays what it was"
+    "With weight on `refines` it comes to name the wrong equation; without, it comes to say wrong, and no more. The solver is the untrained student, opened to know it and to ask it, and stays what it was"
     opened, solver = [], Solver()
     monkeypatch.setattr(cgd.rivals, 'open_engine', lambda spec: opened.append(spec) or solver)
     monkeypatch.setattr(cgd.rivals, 'vllm_fault', lambda: 'vLLM would take longer to start')
@@ -161,5 +161,11 @@ def test_what_is_paid_is_what_it_learns(weight, critic, tiny_student, tmp_path, 
     verdict, refines = ([sum(r[f'reward_{c}'] for r in some)/len(some) for some in (losses[:2], losses[-4:])] for c in ('verdict', 'refines'))
     assert .4 < verdict[0] < .9 < verdict[1] and .03 < refines[0] < .3
     assert refines[1] > .85 if weight else max(r['reward_refines'] for r in losses) < .3
-    assert [spec.partition(':')[2] for spec in opened] == [tiny_student] and fingerprint(tiny_student) == before != record['base_fingerprint']
+    assert [spec.partition(':')[2] for spec in opened] == [tiny_student]*2 and fingerprint(tiny_student) == before != record['base_fingerprint']
     assert [s['stage'] for s in record['asked']] == ['refines']*len(record['asked']) and sum(s['requests'] for s in record['asked']) == len(solver.asked) > 0
+
+
+def test_a_solver_that_is_always_cut_off_says_nothing():
+    cut, whole = Completion('', 'length', 0, 0), Completion('', 'stop', 0, 0)
+    assert _share([(cut, 'wrong')]*4) is None
+    assert _share([(cut, 'wrong')]*3 + [(whole, 'right')]) == .25
