@@ -84,10 +84,11 @@ def training_flops(
     "Operations of a training, by part"
     cfg, method, full = record['config'], METHODS.get(record.get('view')), _is_full(record['config'])
     writes = method is not None and method.on_policy
-    tokens = record['tokens'] - record.get('teacher_tokens', 0)
+    read = record['tokens'] - record.get('teacher_tokens', 0)
+    tokens = read - record.get('skipped_tokens', 0)   # groups without a gradient
     prefers = method is not None and method.prefers
     rows = record['pairs']*(1 if writes else cfg['epochs'])*(1 + prefers)   # two answers a pair
-    forward = forward_flops(shape, tokens, attended(rows, tokens))
+    forward = forward_flops(shape, tokens, attended(rows*tokens/read, tokens))
     backward = 2*forward - (0 if full else _OPERATIONS*weights_used(shape)*tokens) # frozen weights have no gradient
     own = 0. if full else 3*_OPERATIONS*adapter_weights(shape, cfg['lora_r'])*tokens
     again = cfg.get('gradient_checkpointing')

@@ -64,15 +64,17 @@ def code_lengths(
     return [r | dict(direct=r[c], template=ask_length(code(r, c), cfg.template)) for r in rows for c in LENGTHS]
 
 # %% ../nbs/56_relatives.ipynb #split-steps
-_NUMBERED = re.compile(r'^[\W_]*(?:step\s*)?\d{1,2}[.):][*_]*\s+', re.I)
+_STEP, _NUMBER = r'step\s+\d{1,2}[*_]*(?:$|[.):]+[*_]*(?:\s+|$))', r'\d{1,2}[*_]*[.):\]]+[*_]*\s+'
+_NUMBERED = re.compile(rf'^[#>*_(\[\s•-]*(?:{_STEP}|{_NUMBER})', re.I)
 
 def split_steps(
     text:str # a worked answer, whose thoughts are no steps
 ) -> tuple[list[str], str]: # its lines without their numbers; its end
     "The steps of a worked answer, and what it ends in: from its last box on, or its last line if there is no box"
-    lines = [line.strip() for line in drop_thoughts(text).split('\n') if line.strip()]
+    lines = [line.strip() for line in drop_thoughts(text).split('\n') if any(map(str.isalnum, line))]   # not \[ alone
     end = max((i for i, line in enumerate(lines) if r'\boxed{' in line), default=len(lines) - 1)
-    return [_NUMBERED.sub('', line) for line in lines[:max(end, 0)]], '\n'.join(lines[max(end, 0):])
+    steps = [_NUMBERED.sub('', line) for line in lines[:max(end, 0)]]
+    return [s for s in steps if s], '\n'.join(lines[max(end, 0):])
 
 # %% ../nbs/56_relatives.ipynb #shuffle-steps
 def _show_steps(text:str, draw:random.Random, hidden:float, shuffle:bool) -> str: # '' if there is only one

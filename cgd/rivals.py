@@ -295,7 +295,7 @@ def _side_by_side(kind:type) -> type: # of TRL's trainers that learn groups of t
                 return super()._prepare_inputs(batch)
     return SideBySide
 
-# %% ../nbs/34_rivals.ipynb #grpo-trainer
+# %% ../nbs/34_rivals.ipynb #abstaining
 def _abstaining(kind:type) -> type: # of TRL's trainers that have rewards
     "A trainer for which a completion that one reward abstains from has none"
     class Abstaining(kind):
@@ -310,10 +310,25 @@ def _abstaining(kind:type) -> type: # of TRL's trainers that have rewards
             return batch
     return Abstaining
 
+# %% ../nbs/34_rivals.ipynb #sparing
+def _sparing(kind:type) -> type: # of TRL's trainers that have advantages
+    "A trainer that does not compute a gradient that is 0"
+    class Sparing(kind):
+        def _compute_loss(self, model, inputs):
+            learns = (self.beta or self.aux_loss_enabled or self.accelerator.num_processes > 1
+                      or bool(inputs['advantages'].any()))
+            skipped = 0 if learns else int(inputs['prompt_mask'].sum() + inputs['completion_mask'].sum())
+            counted = self._metrics['train']['count/skipped_tokens']
+            counted[:] = [sum(counted) + skipped]   # TRL logs the mean of a list
+            if learns: return super()._compute_loss(model, inputs)
+            return sum(w.sum()*0. for w in model.parameters() if w.requires_grad)
+    return Sparing
+
 def _grpo_kind() -> type: # TRL's trainer, as methods here build on it
     from trl import GRPOTrainer
-    return _abstaining(_side_by_side(GRPOTrainer))
+    return _abstaining(_sparing(_side_by_side(GRPOTrainer)))
 
+# %% ../nbs/34_rivals.ipynb #grpo-trainer
 def grpo_trainer(
     cfg:RLConfig,   # the recipe
     arguments:dict, # TRL's settings: how completions are drawn and paid, how weights are changed, what is saved
@@ -476,7 +491,8 @@ def _counted(entry:dict, kind:str) -> list[str]: # of a trainer's log
 def _learning_record(trainer) -> dict:
     "What the trainer's log tells of a training that is done"
     logged = [h for h in trainer.state.log_history if 'loss' in h]
-    last, counts = logged[-1], {k: round(sum(h[f'count/{k}'] for h in logged)) for k in _counted(logged[-1], 'count')}
+    last = logged[-1]
+    counts = {k: round(sum(h.get(f'count/{k}', 0) for h in logged)) for k in _counted(last, 'count')}
     return dict(steps=trainer.state.global_step, tokens=last['tokens'], target_tokens=last['completion_tokens'],
                 remembered_tokens=last['remembered_tokens'], teacher_tokens=last['teacher_tokens'],
                 seconds=last['seconds'], last_loss=last['loss'], idle_steps=sum(h['idle'] for h in logged),

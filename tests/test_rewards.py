@@ -194,6 +194,24 @@ def test_an_update_in_which_all_abstain_teaches_nothing_and_is_kept(tiny_model, 
     assert [(a['stage'], a['requests'] > 0) for a in record['asked']] == [('mark', True)]
 
 
+def test_a_group_that_teaches_nothing_is_not_read_again(tiny_model, tmp_path, monkeypatch):
+    "One group of three has unlike rewards: weights as if all were learnt. Trap: what keeps its distance learns from every group"
+    from safetensors.torch import load_file
+    monkeypatch.setitem(REWARDS, 'one', Reward('Some.', lambda texts, *rest: [1., 0., 0., 1.] + [0.]*4 + [1.]*4))
+    rows = [PROBLEM | dict(problem_id=i, prompt=f'What is {i}?') for i in 'abc']
+
+    def learn(name, **more):
+        cfg = SMALL.model_copy(update=dict(rewards=dict(one=1.), prompts=3, steps=2, tuning='full') | more)
+        record = fit_rival('grpo', rows, cfg, tiny_model, tmp_path/name)
+        return record, load_file(tmp_path/name/'model.safetensors')
+    (spared, ours), (far, _) = learn('spared'), learn('far', beta=.1)
+    assert .5*spared['tokens'] < spared['skipped_tokens'] < .8*spared['tokens'] and spared['idle_steps'] == far['skipped_tokens'] == 0
+    monkeypatch.setattr(cgd.rivals, '_sparing', lambda kind: kind)
+    learnt, theirs = learn('learnt')
+    assert 'skipped_tokens' not in learnt and [r['loss'] for r in read_losses(tmp_path/'spared')] == [r['loss'] for r in read_losses(tmp_path/'learnt')]
+    assert all((ours[k] == theirs[k]).all() for k in theirs)
+
+
 @pytest.fixture(scope='module')
 def finished(tiny_student, tmp_path_factory):
     "A run in this process: two stages of BRIDGE in a row, and a method that asks a model which is not the run's teacher"
