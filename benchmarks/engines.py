@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import csv
 import json
-import os
 import platform
 import random
 import statistics

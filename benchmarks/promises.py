@@ -45,7 +45,8 @@ ENGINE = dict(dtype='float32')   # bfloat16 differs from processor to processor
 def trained(args, name: str, methods: tuple, epochs: int) -> dict[str, str]:
     "The folders of the tuned students, by method"
     cfg = RunConfig(name=name, folder=args.folder, student=args.student, teacher='oracle', n_problems=args.train, methods=methods,
-                    store=str(args.store), engine=ENGINE, train=dict(epochs=epochs, batch_size=8, device_batch_size=4))
+                    store=str(args.store), engine=ENGINE, adapters='merge',
+                    train=dict(epochs=epochs, batch_size=8, device_batch_size=4))
     run(cfg, 'train')
     return {m: str(cfg.path('models', f'{m}-merged')) for m in Plan(cfg).trainings}
 

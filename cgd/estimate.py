@@ -12,12 +12,13 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
+from pkgutil import resolve_name
 from statistics import mean, median
 
 from .core import CgdError, content_hash, read_table, read_times, write_atomic
 from .contamination import decontaminate
 from .costs import (
-    Speed, attended, expected_tokens, fit_speed, forward_flops, method_of, time_table, training_flops,
+    _TEACHING, Speed, attended, expected_tokens, fit_speed, forward_flops, method_of, time_table, training_flops,
     weights_used)
 from .engines import check_engine
 from .evaluate import messages
@@ -238,12 +239,14 @@ def _preferences(plan:Plan, drafts:list[dict], store:Store|None) -> _Task:
 def _consulted(plan:Plan, open_student:Callable) -> Iterator[_Task]:
     "What trainings ask of models that do not learn"
     student, how = open_student(plan), plan.cfg.rl
-    frozen = dict(who=student.name, engine=student, cap=plan.cfg.draft.max_new_tokens)
+    solver = resolve_name('cgd.refcritic:SOLVER')
+    frozen = dict(who=student.name, engine=student, cap=solver.max_new_tokens)
     for t in plan.trainings.values():
-        if not t.on_policy or plan.cfg.path('models', t.name, 'train.json').exists(): continue
+        if not t.on_policy or plan.cfg.is_trained(t.name): continue
         for who in sorted(asked_by(t.methods[-1], how)):
             model = frozen if who == 'student' else _of_judge(plan)
-            yield _Task('asked', t.name, waiting=how.steps*how.prompts*how.n, **model)
+            tries = solver.n if who == 'student' else 1
+            yield _Task('asked', t.name, waiting=how.steps*how.prompts*how.n*tries, **model)
 
 # %% ../nbs/46_estimate.ipynb #left-to-do
 def left_to_do(
@@ -321,7 +324,6 @@ _SESSIONS = '''SELECT s.id, stage, s.model, s.identity, s.seconds, s.load_second
     cached_tokens, json_extract(request, '$.max_new_tokens') FROM completions c JOIN sessions s ON c.session = s.id
     WHERE finish_reason IN ('stop', 'length') AND prompt_tokens > 0 AND completion_tokens IS NOT NULL'''
 
-_TAUGHT = 'critique', 'refine', 'direct', *REWRITES, 'prefer'   # stages of a teacher or judge
 
 def _spread(values:list) -> list: # of many, few
     values = sorted(values)
@@ -331,7 +333,7 @@ def _session(rows:list[tuple], methods:list[str], models:dict[str, _Model]) -> d
     "What a session was asked, and took; None for a model that is not known any more"
     _, stage, name, identity, seconds, load, *_ = rows[0]
     method = method_of(name, methods) if stage == 'evaluate' else ''
-    kind, model = json.loads(identity)['kind'], models.get(name, None if stage in _TAUGHT else models[''])
+    kind, model = json.loads(identity)['kind'], models.get(name, None if stage in _TEACHING else models[''])
     if not model or model.kind != kind or seconds <= load: return None
     read, written, cached, caps = ([r[i] for r in rows] for i in (6, 7, 8, 9))
     flops = model.flops(len(rows), sum(read) + sum(written), sum(cached))
@@ -351,7 +353,8 @@ def _trainings(plan:Plan, shape:Shape|None, weights:float) -> list[dict]:
     keys = 'pairs', 'seconds', 'peak_gib', 'dtype'
     return [dict(method=m, weights=weights, epochs=t['config'].get('epochs', 1), **{k: t.get(k) for k in keys},
                  tokens=t['tokens'] - t.get('teacher_tokens', 0),
-                 flops=training_flops(t, shape)['total'] if shape else 6*weights*t['tokens'])
+                 rolls='steps' in t['config'],
+                 flops=training_flops(t | dict(skipped_tokens=0), shape)['total'] if shape else 6*weights*t['tokens'])
             for m, t in read_trainings(plan).items()]
 
 def _beside(plan:Plan, sessions:list[dict], trainings:list[dict]) -> dict: # nothing if the run noted no times
@@ -519,12 +522,13 @@ def _training_line(plan:Plan, t:Training, rows:int, sizes:dict[str, float], runs
     cfg, how, model = plan.cfg, plan.cfg.rl if t.on_policy else plan.recipe(t), _student(plan)
     n = how.steps*how.prompts*how.n if t.on_policy else rows*(cfg.train.epochs if t.join == 'anneal' else 1)
     tokens = n*_pair_tokens(plan, t, sizes, runs)*(1 if t.on_policy else how.epochs)
-    done = plan.cfg.path('models', t.name, 'train.json').exists()
+    done = plan.cfg.is_trained(t.name)
     record = dict(view=t.methods[-1].name, pairs=n, tokens=tokens*(1 + t.tied), device='cuda' if _gpu() else 'cpu',
                   teacher_tokens=tokens*t.tied, config=how.model_dump())
     flops = training_flops(record, model.shape)['total'] if model.shape else 6*model.weights*tokens
-    past = [(run, r) for run in runs for r in run['trainings'] if r['flops']
-            and (r['method'] == t.name or not t.on_policy) and model.weights/8 < r['weights'] < 8*model.weights]
+    def alike(r): return r['method'] == t.name or not t.on_policy and not r.get('rolls')
+    past = [(run, r) for run in runs for r in run['trainings']
+            if r['flops'] and alike(r) and model.weights/8 < r['weights'] < 8*model.weights]
     each = median(r['seconds']/r['flops'] for _, r in past[:10]) if past else _measured(model.dtype).operation
     return dict(stage='train', method=t.name, who=t.name, kind='train', rows=n, held=n*done, left=n*(not done),
                 read=tokens*(not done), written=0., most=0., seconds=each*flops*(not done), doubt=1.3 if past else 3.,
@@ -581,7 +585,7 @@ def estimate_run(
     runs:list[dict]        # from `past_runs`
 ) -> list[dict]:           # a line for each task: stage, method, rows, held, left, tokens, seconds, doubt (a factor)
     "What is left of a run, in numbers"
-    there = Path(plan.cfg.store or plan.cfg.path('store.sqlite'))
+    there = plan.cfg.store_path()
     with Store(there) if there.exists() else nullcontext() as store:
         tasks = list(left_to_do(plan, upto, open_student, store))
         rows = _learnt(plan, open_student, store) if plan.trainings else 0
@@ -608,7 +612,8 @@ def _memory(plan:Plan, lines:list[dict], runs:list[dict]) -> dict[str, float]: #
         if r['kind'] != 'train': continue
         past = [t['peak_gib'] for run in runs for t in run['trainings'] if t['method'] == r['method']
                 and t['weights'] == model.weights and t['pairs'] >= r['rows'] and t['peak_gib']]
-        how = plan.recipe(plan.trainings[r['method']]) if not plan.trainings[r['method']].on_policy else plan.cfg.train
+        t = plan.trainings[r['method']]
+        how = plan.cfg.rl.recipe().model_copy(update=dict(epochs=1, max_length=10**6)) if t.on_policy else plan.recipe(t)
         longest = min(how.max_length, round(2*r['read']/max(r['left'], 1)/how.epochs/how.answers) + 1)
         asked = how.model_copy(update=dict(max_length=longest, dtype=model.dtype))
         needs[f'train {r["method"]}'] = _LIBRARIES + (past[0] if past else
@@ -725,14 +730,14 @@ def dry_run(
 def _explain(plan:Plan, task:_Task, fault:CgdError) -> CgdError:
     "A fault with the setting that it belongs to"
     judged = task.stage in ('prefer', 'asked') and plan.judge and task.who == plan.judge.label[0]
-    role = 'judge' if judged and plan.cfg.judge else 'teacher' if judged or task.stage in _TAUGHT else \
+    role = 'judge' if judged and plan.cfg.judge else 'teacher' if judged or task.stage in _TEACHING else \
         'student_url' if task.stage in ('draft', 'retry') and plan.cfg.student_url else 'student'
     words = str(fault)
     if role == 'student': words = words.replace(f'; use hf:{plan.cfg.student}', '; set --student-engine hf')
     return CgdError(f'{role}: {words}')
 
 def _check_disk(plan:Plan):
-    done = [t.name for t in plan.trainings.values() if plan.cfg.path('models', t.name, 'train.json').exists()]
+    done = [t.name for t in plan.trainings.values() if plan.cfg.is_trained(t.name)]
     need = _disk(plan, [dict(kind='train', method=name, left=name not in done) for name in plan.trainings])
     if need > (free := _free(plan)):
         raise CgdError(f'folder: the students of this run take about {need:.1f} GB, and {free:.1f} GB are free in '

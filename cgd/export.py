@@ -27,12 +27,11 @@ from .pipeline import _base_of, _read_run, make_whole
 from .plan import Plan, eval_config
 from .recipe import TrainConfig, accumulation
 from .results import _token_counter, read_traces
+from .train import _SAMPLING
 
 # %% ../nbs/49_export.ipynb #chosen
-def _is_trained(plan:Plan, name:str) -> bool: return plan.cfg.path('models', name, 'train.json').exists()
-
 def _chosen(plan:Plan, method:str) -> Training: # raises CgdError that names those with a student
-    trained = [m for m in plan.cfg.methods if _is_trained(plan, m)]
+    trained = [m for m in plan.cfg.methods if plan.cfg.is_trained(m)]
     if not trained: raise CgdError(f'{plan.cfg.path()}: no trained student here; `cgd train` makes one')
     method = method or (MAIN if MAIN in trained else trained[-1])
     if method not in trained:
@@ -205,8 +204,6 @@ def _to_hf(taken:_Taken, out:Path) -> tuple[str, dict]:
             f"pairs = load_dataset('data', 'pairs-{taken.name}', split='train')"), {}
 
 # %% ../nbs/49_export.ipynb #trl-words
-_SAMPLING = dict(grouped='group_by_length', random='random', given='sequential')
-
 def trl_words(
     cfg:TrainConfig, # of the run
     dtype:str,       # that it trained in

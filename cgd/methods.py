@@ -105,7 +105,7 @@ class Method:
     reads:tuple[str, ...]=()      # more columns that `change` or a filter reads
     compared:bool=False           # its critiques must be of a teacher that saw a better answer
     own:bool=False                # only what the student wrote itself as its teacher, and got right
-    faults:str|Callable|None=None # (rows, ViewConfig) -> what is wrong with each; for only_right and no_leak
+    faults:str|Callable|None=None # (rows, ViewConfig) -> what is wrong with each, in place of only_right and no_leak
     right_share:float|None=None   # of the drafts, where `views` sets none
     trainer:str|Callable=''       # where the loss is not the usual one: makes TRL's trainer, by name or itself
     rewards:dict[str, float]=field(default_factory=dict) # what its own completions are paid for: name -> weight
@@ -132,7 +132,7 @@ class Method:
 
 # %% ../nbs/24_methods.ipynb #change-rows
 def change_rows(
-    method:Method,   # one that learns from pairs
+    method:Method,   # any
     rows:list[dict], # traces
     cfg:ViewConfig   # what the change needs
 ) -> list[dict]:     # some methods make several rows of one
@@ -142,7 +142,7 @@ def change_rows(
 
 # %% ../nbs/24_methods.ipynb #find-faults
 def find_faults(
-    method:Method,   # one that learns from pairs
+    method:Method,   # any
     rows:list[dict], # traces
     cfg:ViewConfig   # what its filter needs
 ) -> list[str|None]: # for each row why it is left out; None if it is not
@@ -305,7 +305,7 @@ METHODS |= {m.name: m for m in (
     Method('grpo', 'GRPO, rewarded by the grader',
            'Writes several answers to a problem; those that the grader likes better than the others become likelier.',
            'GRPO in DeepSeekMath, arXiv 2402.03300', '#c2185b', '1', 'GRPO',
-           trainer='cgd.rivals:grpo_trainer', rewards=dict(right=1.), requires=('reference',)),
+           trainer='cgd.rivals:grpo_trainer', rewards=dict(right=1.)),
     Method('sdft', 'SDFT (critique for its teacher)',
            'Answers the problem alone, and learns from itself with the draft and its critique in view.',
            'SDFT, arXiv 2601.19897', '#00838f', 'x',

@@ -38,7 +38,7 @@ from .probe import (
     uncertainty_gaps, uncertainty_table)
 from .results import (
     caption, compare_runs, compared_result, costs_in_words, graders_with_outcomes, grouped, headline, main_result,
-    read_records, read_traces, run_answers, run_ledger, run_tables, shape_of, show_comparison, show_gaps, show_scores,
+    read_records, read_traces, run_answers, run_tables, shape_of, show_comparison, show_gaps, show_scores,
     teaching_gap)
 from .rivals import train_rival
 from .rollouts import draft, unsolved
@@ -130,8 +130,6 @@ def _grow(plan:Plan, how:str):
     if measured: print('what `cgd analyse` measured is of the students as they were; measure them again after the run')
 
 # %% ../nbs/47_pipeline.ipynb #check-fork
-def _store_of(plan:Plan) -> Path: return Path(plan.cfg.store or plan.cfg.path('store.sqlite'))
-
 def check_fork(
     plan:Plan,      # of the run to be
     folder:str|Path # of the run that it begins with
@@ -140,8 +138,8 @@ def check_fork(
     other = _read_run(folder)
     if other.cfg.path().resolve() == plan.cfg.path().resolve():
         raise CgdError(f'--fork {folder}: this run would lie there itself; give it another --name')
-    if not _store_of(other).exists():
-        raise CgdError(f'--fork {folder}: what its models wrote is not there ({_store_of(other)})')
+    if not other.cfg.store_path().exists():
+        raise CgdError(f'--fork {folder}: what its models wrote is not there ({other.cfg.store_path()})')
 
 # %% ../nbs/47_pipeline.ipynb #copy-training
 def _copy_training(other:Plan, plan:Plan, t:Training) -> bool: # whether it was copied
@@ -164,8 +162,8 @@ def take_over(
 ):
     "Begin with what another run made: its completions, and the trainings that may be the same"
     other, added = _read_run(folder), 0
-    if _store_of(other).resolve() != _store_of(plan).resolve():
-        with plan.cfg.open_store() as store: added = merge_stores(store, [_store_of(other)])[0]['added']
+    if other.cfg.store_path().resolve() != plan.cfg.store_path().resolve():
+        with plan.cfg.open_store() as store: added = merge_stores(store, [other.cfg.store_path()])[0]['added']
     trained = [name for name, t in plan.trainings.items() if _copy_training(other, plan, t)]
     if added or trained:
         print(f'{plan.cfg.path()} begins with {added} completions of {folder}'
@@ -377,6 +375,7 @@ def _usable_by_all(plan:Plan, traces:list[dict]) -> tuple[list[Pairs], dict[str,
     views = same_rows([*(build(traces, m, cfg.views, among) for m in pairs),
                        *(Pairs(m.name, *usable[m.name]) for m in reading)])
     ids = {r['row_id'] for r in views[0].rows} if views else {t['row_id'] for t in traces}
+    if not traces: raise CgdError('problems: none is left to train on; take others, or more of them')
     if not pairs and not ids:
         raise CgdError(f'methods: no trace that {", ".join(cfg.methods)} can learn from, left out: {views[0].dropped}; '
                        'loosen the filters of `views`')
@@ -845,12 +844,12 @@ def analyse(
 
 # %% ../nbs/47_pipeline.ipynb #measure-students
 def _measure_students(plan:Plan, rows:int, problems:str|None, samples:int) -> dict[str, list[dict]]:
-    trained = [m for m in plan.cfg.methods if plan.cfg.path('models', m, 'train.json').exists()]
-    students = {'base': plan.cfg.student} | {m: make_whole(plan, plan.trainings[m]) for m in trained}
+    trained = [m for m in plan.cfg.methods if plan.cfg.is_trained(m)]
     if rows < 1: raise CgdError(f'rows: {rows}: expected a number above 0')
     items = plan.tests[0].items
     if samples and items.benchmark.kind not in ('math', 'letter', 'text'):
         raise CgdError(f'samples: of {plan.tests[0].name} no answers are read, so they have no entropy; leave it out')
+    students = {'base': plan.cfg.student} | {m: make_whole(plan, plan.trainings[m]) for m in trained}
     def first(n): return replace(items, rows=items.rows[:n])
     with Store(plan.cfg.path('probed', 'store.sqlite')) as store:   # not the run's: its ledger is of the run alone
         traces, whose = _measured_on(plan, problems, store)

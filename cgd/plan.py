@@ -118,9 +118,17 @@ class RunConfig(_Tasks):
         "A file of this run"
         return Path(self.folder, self.name, *parts)
 
-    def open_store(self) -> Store: # a context manager
+    def store_path(self) -> Path: # of the store
         "Where this run's completions are kept"
-        return Store(Path(self.store) if self.store else self.path('store.sqlite'))
+        return Path(self.store) if self.store else self.path('store.sqlite')
+
+    def is_trained(self, name:str) -> bool: # name: of a training
+        "Whether a training is done"
+        return self.path('models', name, 'train.json').exists()
+
+    def open_store(self) -> Store: # a context manager
+        "This run's completions"
+        return Store(self.store_path())
 
 # %% ../nbs/44_plan.ipynb #limited
 def _limited(spec:str) -> tuple[str, int|None]:
@@ -367,9 +375,10 @@ def _budget(plan:Plan):
 def _twice(names) -> str|None: return next((name for i, name in enumerate(names) if name in names[:i]), None)
 
 def _names_once(plan:Plan):
-    "a method or a benchmark that stands twice"
-    if name := _twice(plan.cfg.methods) or _twice([test.name for test in plan.tests]):
-        raise CgdError(f'{name!r} stands twice; give each method and each benchmark once')
+    "a method, a benchmark or a task of lm-eval that stands twice"
+    tasks = [_limited(spec)[0] for spec in plan.cfg.lm_eval]
+    if name := _twice(plan.cfg.methods) or _twice([test.name for test in plan.tests]) or _twice(tasks):
+        raise CgdError(f'{name!r} stands twice; give each method, benchmark and task once')
 
 def _named_apart(plan:Plan):
     "a benchmark of the same name as the training problems"
@@ -458,7 +467,7 @@ def _detected(plan:Plan):
 # %% ../nbs/44_plan.ipynb #check-votes
 def _voted(plan:Plan):
     "votes of a teacher that knows the gold answer, or of one answer a problem"
-    voting = [m.name for t in plan.trainings.values() for m in t.methods if str(m.change).startswith('cgd.vote:')]
+    voting = [m.name for t in plan.trainings.values() for m in t.methods if 'cgd.vote:' in f'{m.change} {m.faults}']
     if not voting or plan.cfg.traces: return
     if 'oracle' in [t.spec for t in plan.teachers]:
         raise CgdError(f'methods: {voting[0]} is for problems without a gold answer, and the oracle teacher reads it; '
@@ -495,13 +504,15 @@ def _thinking(plan:Plan):
 # %% ../nbs/44_plan.ipynb #check-problems
 def _learnt(plan:Plan) -> list[dict]: return plan.problems if plan.cfg.methods else []
 
+def _taught(plan:Plan) -> list[dict]: return [*plan.problems, *plan.held_out] if plan.cfg.methods else []
+
 def _lacking(plan:Plan) -> set[str]: # ids of the problems that a teacher of the run still has to do with
     def whole(r): # of its refinement or, if nobody learns from one, of its critique
         reviewed = r['refinement'] is not None or r['critique'] is not None and not plan.refines
         return reviewed and (r['direct'] is not None or 'direct' not in plan.stages) and not plan.stages & {*REWRITES}
     done = {}
     for r in plan.given: done[r['problem_id']] = done.get(r['problem_id'], True) and whole(r)
-    return {p['problem_id'] for p in _learnt(plan) if not done.get(p['problem_id'])}
+    return {p['problem_id'] for p in _taught(plan) if not done.get(p['problem_id'])}
 
 def _columns(plan:Plan):
     "a problem that lacks what a method or the teacher needs of it"
@@ -509,10 +520,13 @@ def _columns(plan:Plan):
     oracle = dict.fromkeys(('reference', 'solution'), 'the oracle teacher')
     taught = _lacking(plan) if any(t.oracle for t in plan.teachers) else ()
     if _asking(plan) and plan.judge.oracle: taught = {p['problem_id'] for p in _learnt(plan)}   # of each new answer
-    for row in _learnt(plan):
-        for column, who in (needs | (oracle if row['problem_id'] in taught else {})).items():
+    learnt = {p['problem_id'] for p in _learnt(plan)}
+    for row in _taught(plan):
+        ours, theirs = row['problem_id'] in learnt, row['problem_id'] in taught
+        for column, who in ((needs if ours else {}) | (oracle if theirs else {})).items():
             if row.get(column) is None:
-                raise CgdError(f'{"traces" if plan.cfg.traces else "problems"}: {row["problem_id"]} has no {column}, '
+                source = ('traces' if plan.cfg.traces else 'problems') if ours else 'validation'
+                raise CgdError(f'{source}: {row["problem_id"]} has no {column}, '
                                f'which {who} needs; name its column by fields.{column}, '
                                'or use an LM teacher (vllm:MODEL, say) and methods without that need')
 
@@ -520,7 +534,7 @@ def _columns(plan:Plan):
 def _known_kinds(plan:Plan):
     "problems of other kinds than the expert teacher knows"
     taught = _lacking(plan) if 'expert' in plan.cfg.teacher else ()
-    check_expert([row for row in _learnt(plan) if row['problem_id'] in taught])
+    check_expert([row for row in _taught(plan) if row['problem_id'] in taught])
 
 # %% ../nbs/44_plan.ipynb #check-given
 def _given(plan:Plan):

@@ -17,7 +17,7 @@ import yaml
 
 from .core import CgdError, check_place, checksum, read_table, write_atomic
 from .evaluate import GRADER_NAMES, graders_in, graders_of
-from .export import _Taken, _is_trained, write_dataset, write_student
+from .export import _Taken, write_dataset, write_student
 from .pipeline import _read_run
 from .methods import ASK
 from .plan import Plan
@@ -31,7 +31,7 @@ class _Published:
     owner:str  # user or organisation
 
     @property
-    def methods(self) -> list[str]: return [m for m in self.plan.cfg.methods if _is_trained(self.plan, m)]
+    def methods(self) -> list[str]: return [m for m in self.plan.cfg.methods if self.plan.cfg.is_trained(m)]
 
     @property
     def dataset(self) -> str: return f'{self.owner}/cgd-{self.plan.cfg.name}'
@@ -134,7 +134,8 @@ def _asked(run:_Published, benchmark:str) -> dict: # generation_config
     cfg, test = run.plan.cfg.eval, run.test(benchmark)
     template = test.items.benchmark.template if test else ASK   # some benchmarks have a wording of their own
     return dict(generation_args=dict(temperature=cfg.temperature, top_p=cfg.top_p, max_tokens=cfg.max_new_tokens,
-                                     prompt_template=cfg.template if template == ASK else template))
+                                     prompt_template=cfg.template if template == ASK else template),
+                additional_details=dict(shots=str(cfg.shots), samples=str(cfg.n)))
 
 # %% ../nbs/50_publish.ipynb #eee-document
 def _document(run:_Published, method:str, row:dict, at:str) -> dict:
@@ -253,14 +254,15 @@ def _owner_of_token() -> str: # raises CgdError if there is no token, or it is n
     if not get_token(): raise CgdError('publish: no token; run `hf auth login`, or set HF_TOKEN, or take --dry-run')
     with _explain('publish: whose token this is'): return HfApi().whoami()['name']
 
-_SCORES = 'every_eval_ever/*', '.eval_results/*'   # older ones of the same repository are replaced
+# older ones of the same repository are replaced
+_OURS = 'every_eval_ever/*', '.eval_results/*', 'traces-*.parquet', 'pairs/*'
 
 def _send(kind:str, repository:str, folder:Path, private:bool) -> str: # its address
     from huggingface_hub import HfApi
     api = HfApi()
     with _explain(repository):
         api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repository, repo_type=kind, folder_path=folder, delete_patterns=_SCORES,
+        api.upload_folder(repo_id=repository, repo_type=kind, folder_path=folder, delete_patterns=_OURS,
                           commit_message=f'Made with cgd {version("cgd")}')
     return f'{api.endpoint}/{"datasets/" if kind == "dataset" else ""}{repository}'
 

@@ -11,7 +11,7 @@ __all__ = ['read_records', 'graders_with_outcomes', 'score_groups', 'with_holm',
 # %% ../nbs/45_results.ipynb #imports
 import json, sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 

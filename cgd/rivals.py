@@ -58,7 +58,8 @@ class RLConfig(Config):
     max_new_tokens:PositiveInt=256                     # cap on a completion
     temperature:float=Field(1., gt=0, le=2)            # of the completions; vLLM takes no more than 2
     top_p:float=Field(1., gt=0, le=1)                  # of the completions
-    beta:NonNegativeFloat=0.                           # grpo, critique_grpo: weight of the distance to where it began
+    # weight of the distance to where it began; trice takes 0 alone, and what learns from itself keeps none
+    beta:NonNegativeFloat=0.
     grader:Literal[tuple(GRADERS)]='strict'            # says what is right, where that is paid for
     rewards:dict[str, FiniteFloat]|None=Field(None, min_length=1) # name: weight; null: what the method is paid for
     # what of the table only the teacher of sdft and sdpo sees: draft and critique, those with another problem's
@@ -164,13 +165,15 @@ def asked_by(
     return {method.asks, *(reward.asks for reward in rewards)} - {''}
 
 # %% ../nbs/34_rivals.ipynb #with-reads
+def _paid_for(method:Method, cfg:RLConfig) -> list[str]: # columns
+    return [c for name in _heeded(method, cfg).rewards or () for c in find_reward(name).reads]
+
 def with_reads(
     method:Method, # that learns from its own completions
     cfg:RLConfig   # its rewards
 ) -> Method:       # so that a run makes these columns first
     "A method that reads what its rewards read, too"
-    read = [c for name in _heeded(method, cfg).rewards or () for c in find_reward(name).reads]
-    read = [c for c in dict.fromkeys(read) if c not in (*method.requires, *method.reads)]
+    read = [c for c in dict.fromkeys(_paid_for(method, cfg)) if c not in (*method.requires, *method.reads)]
     gold = [c for c in read if c in ('reference', 'solution')]
     return replace(method, reads=(*method.reads, *(c for c in read if c not in gold)),
                    requires=(*method.requires, *gold))
@@ -196,8 +199,7 @@ def _rollout_row(method:Method, row:dict, cfg:RLConfig) -> dict:
     who = f'{method.name}: {row["problem_id"]}'
     if lacking := [c for c in method.requires if row.get(c) is None]:
         raise CgdError(f'{who} has no {lacking[0]}, which {method.name} needs; take problems that have one')
-    read = [c for name in _heeded(method, cfg).rewards or () for c in find_reward(name).reads]
-    read = [*method.shows, *method.reads, *read]
+    read = [*method.shows, *method.reads, *_paid_for(method, cfg)]
     if lacking := [*(c for c in method.teacher_reads if c != 'draft' and not (row.get(c) or '').strip()),
                    *(c for c in read if row.get(c) is None or c != 'draft' and row[c] == '')]:
         raise CgdError(f'{who} has no {lacking[0]}; run the stage that makes it first')
@@ -315,8 +317,7 @@ def _sparing(kind:type) -> type: # of TRL's trainers that have advantages
     "A trainer that does not compute a gradient that is 0"
     class Sparing(kind):
         def _compute_loss(self, model, inputs):
-            learns = (self.beta or self.aux_loss_enabled or self.accelerator.num_processes > 1
-                      or bool(inputs['advantages'].any()))
+            learns = self.beta or self.aux_loss_enabled or bool(inputs['advantages'].any())
             skipped = 0 if learns else int(inputs['prompt_mask'].sum() + inputs['completion_mask'].sum())
             counted = self._metrics['train']['count/skipped_tokens']
             counted[:] = [sum(counted) + skipped]   # TRL logs the mean of a list
@@ -613,7 +614,8 @@ def _made_from(method:Method, rows:list[dict], cfg:RLConfig, folder:str, thinkin
     if 'student' in asked_by(method, cfg):
         with _open_student(student) as engine: recipe |= dict(student=engine.identity)
     recipe |= {name: fingerprint(judge) for name, judge in _judges(cfg).items()}
-    return content_hash(method.name, [_rollout_row(method, r, cfg) for r in rows], recipe, fingerprint(folder))
+    return content_hash(method.name, [_rollout_row(method, r, cfg) for r in rows], recipe, fingerprint(folder),
+                        *([method.ask] if method.shows else []))
 
 # %% ../nbs/34_rivals.ipynb #loss-columns
 def _columns(trainer) -> dict[str, str]: # of losses.csv, and the fields of the trainer's log
@@ -666,7 +668,7 @@ def fit_rival(
     method, out, folder = _rolling_out(method), Path(out).absolute(), find_model(base)
     student = (find_model(student[0]), student[1]) if student else (folder, {})
     check_rival(method, cfg, base)
-    cfg, method = _heeded(method, cfg), set_context(method, cfg.context)
+    cfg, method = _heeded(method, cfg), set_context(with_reads(method, cfg), cfg.context)
     rows, dropped = (rows, {}) if views is None else _learnable(method, rows, views)
     made_from = _made_from(method, rows, cfg, folder, thinking, teacher, student)
     if is_current(out, made_from): return json.loads((out/'train.json').read_text())

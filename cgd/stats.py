@@ -305,7 +305,7 @@ def _at_least(records:list[dict], k:int) -> dict[str, list[dict]]:
     for id, rows in groups.items():
         if not 1 <= k <= len(rows):
             raise CgdError(f'k: {k} samples wanted and {id} has {len(rows)}; '
-                           'draw more of them (`n` of EvalConfig), or ask for fewer')
+                           'draw more of them (`eval.n`), or ask for fewer')
     return groups
 
 # %% ../nbs/35_stats.ipynb #pass-at-k

@@ -65,7 +65,8 @@ def sample_requests(
 class Completion:
     "What came back for one request"
     text:str              # what the model wrote
-    finish_reason:str     # 'stop', 'length' (its cap), 'too_long' (the prompt did not fit), 'refused' (in no store)
+    # 'stop', 'length' (its cap), 'scored', 'too_long' (the prompt did not fit), 'refused' (in no store)
+    finish_reason:str
     prompt_tokens:int|None     # tokens read; None: a server that does not say
     completion_tokens:int|None # tokens written
     cached_tokens:int=0   # of those read, how many came from the prefix cache

@@ -19,15 +19,14 @@ from typing import Any
 
 from pydantic import PositiveFloat
 
-from .core import CgdError, Config, hold_folder, read_table, write_table
-from .costs import ledger, oracle_sessions
+from .core import CgdError, Config, hold_folder, write_table
+from .costs import _SHARED, ledger, oracle_sessions
 from .stats import by_problem, compare, crossed, mean_interval
 from .evaluate import graders_in, graders_of
 from .figures import without_grid
 from .store import Store, sessions
 from .pipeline import run
 from .plan import Plan, RunConfig, check_same_run
-from .teacher import REWRITES
 from .results import (
     graders_with_outcomes, grouped, loss_table, probed_tables, read_records, read_traces, read_trainings,
     score_groups, shape_of, teacher_shapes, text_tables, with_holm)
@@ -100,6 +99,8 @@ def _cell(sweep:SweepConfig, name:str, seed:int, point:tuple) -> Cell:
     words = [name, *(f'{setting.split(".")[-1]}{value}' for setting, value in point), f's{seed}']
     own = dict(folder=str(sweep.path()), name=re.sub(r'[^\w.-]+', '_', '-'.join(words)),
                store=str(sweep.path('store.sqlite')), methods=sweep.arms[name].methods)
+    if lost := {*sweep.arms[name].set, *dict(point)} & {*sweep.seeded, *own}:
+        raise CgdError(f'arms: {name}: {min(lost)} is set by the sweep itself; leave it out, or out of `seeded`')
     settings = sweep.arms[name].set | dict(point) | dict.fromkeys(sweep.seeded, seed) | own
     return Cell(name, seed, point, with_settings(sweep.run, settings))
 
@@ -300,8 +301,7 @@ def _data_sessions(sweep:SweepConfig) -> list[dict]: # see `store.sessions`
     made, kept = [], sweep.tables_folder/'sessions.csv'
     if (file := sweep.path('store.sqlite')).exists():
         with Store(file) as store: done = sessions(store)
-        shared = 'draft', 'perplexity', 'critique', 'refine', 'direct', *REWRITES, 'prefer', 'retry'
-        made = [s for s in done if s['stage'] in shared]
+        made = [s for s in done if s['stage'] in _SHARED]
     return made or (pd.read_csv(kept).to_dict('records') if kept.exists() else [])
 
 # %% ../nbs/48_sweep.ipynb #costs

@@ -89,8 +89,8 @@ def _grade_fault(row:dict, method:Method, cfg:ViewConfig) -> str|None:
     "What is wrong with the grades of a row, if they are asked for"
     if method.own and row['teacher'] != row['student']: return f'{method.learns} by another model'
     # no target, the gold, what has a filter of its own, and preferences, which have two answers
-    is_judged = method.learns in ('', 'solution', 'reference') or method.faults or method.prefers
-    if (cfg.only_right or method.own) and not is_judged:
+    exempt = method.learns in ('', 'solution', 'reference') or method.faults or method.prefers
+    if (cfg.only_right or method.own) and not exempt:
         grade = row.get(f'{method.learns}_grade')
         if grade != 'right': return f'{method.learns} not {"right" if grade else "graded"}'
     for column in ('short', 'direct_short'):

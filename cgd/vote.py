@@ -32,7 +32,7 @@ def count_votes(
         if _is_whole(row, 'direct'): groups[row['problem_id']].append(find_answer(row['direct']))
     for problem, said in groups.items():
         votes = Counter(b for b in map(ballot, said) if b is not None).most_common(2)
-        if not votes or len(votes) == 2 and votes[0][1] == votes[1][1]: continue
+        if len(said) == 1 or not votes or len(votes) == 2 and votes[0][1] == votes[1][1]: continue
         elected[problem] = next(s for s in said if ballot(s) == votes[0][0]), votes[0][1]/len(said)
     return elected
 
@@ -64,6 +64,7 @@ def _agrees(row:dict, text:str, elected:dict[str, str]) -> bool:
     return _is_whole(row, text) and ballot(find_answer(row[text])) == ballot(elected[row['problem_id']])
 
 def _outvoted(row:dict, elected:dict[str, str], cfg:ViewConfig) -> str|None:
+    if not _is_whole(row, 'direct'): return 'direct cut off'
     if row['problem_id'] not in elected: return 'no vote'
     if not _agrees(row, 'direct', elected): return 'outvoted'
     if cfg.only_right and row.get('direct_grade') != 'right': return 'direct not right'

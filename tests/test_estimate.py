@@ -12,16 +12,19 @@ from types import SimpleNamespace
 
 import pytest
 
+import cgd.estimate as estimate
 from cgd.cli import main
 from cgd.core import CgdError, content_hash, read_table, shipped, write_atomic
 from cgd.endpoint import ask_one_token
 from cgd.engines import check_engine, open_engine
 from cgd.estimate import _SHOWN, _lessons, _line, _Task, estimate_run
 from cgd.loop import retry_requests
+from cgd.models import SHAPES
 from cgd.methods import _ORDER, METHODS, ViewConfig
 from cgd.pipeline import open_student, run
 from cgd.plan import Plan, RunConfig, compared_texts
 from cgd.preferences import judge_messages
+from cgd.refcritic import SOLVER
 from cgd.store import SampleConfig, Store, sessions
 from cgd.teacher import REWRITES, DetectingTeacher, TeacherConfig, critique, critique_messages, detect, load_preset, refine_messages, rewrite_messages, teach
 from cgd.views import filter_rows
@@ -207,13 +210,27 @@ def test_together_the_methods_have_every_stage(tiny_student, tmp_path):
     assert set().union(*(plan_of(name, tiny_student, tmp_path).stages for name in ASKED)) == {*_ORDER}
 
 
+def test_groups_that_taught_nothing_slow_no_forecast_and_a_rival_tells_nothing_of_fine_tuning():
+    "A training that skipped half of its tokens is as fast as it is per operation of all of them; memory is that of `rl`"
+    plan = Plan(RunConfig(methods=('cgd', 'grpo')))
+    record = dict(view='grpo', tokens=1000, teacher_tokens=0, pairs=10, seconds=50., device='cpu', config=plan.cfg.rl.model_dump())
+    def line(name, **more):
+        with pytest.MonkeyPatch.context() as m:
+            m.setattr(estimate, 'read_trainings', lambda plan: dict(grpo=record | more))
+            shape = SHAPES['smollm2']
+            run = dict(run='before', trainings=estimate._trainings(plan, shape, 134.5e6), problems='')
+        return estimate._training_line(plan, plan.trainings[name], 10, dict.fromkeys(('problem', 'draft', 'critique', 'refinement'), 50.), [run])
+    assert line('grpo', skipped_tokens=500)['seconds'] == line('grpo')['seconds'] and line('grpo')['doubt'] < line('cgd')['doubt']
+
+
 @pytest.mark.parametrize('name, who', [('rlfr', 'teacher'), ('refcritic', 'student'), ('grpo', None)])
 def test_what_a_training_asks_is_priced(name, who, tiny_student, tmp_path):
     "Once for each try at most; the oracle teacher costs nothing, and what is trained asks no more"
     planned = plan_of(name, tiny_student, tmp_path)
     def asked(plan): return [(r['left'], r['read'] > 0, r['written'] > 0) for r in estimate_run(plan, 'train', open_student, []) if r['stage'] == 'asked']
-    assert asked(planned) == ([(planned.cfg.rl.steps*planned.cfg.rl.prompts*planned.cfg.rl.n, True, True)] if who else [])
-    if who == 'teacher': assert asked(Plan(planned.cfg.model_copy(update=dict(teacher=('oracle',))))) == [(planned.cfg.rl.steps*planned.cfg.rl.prompts*planned.cfg.rl.n, False, False)]
+    tries = planned.cfg.rl.steps*planned.cfg.rl.prompts*planned.cfg.rl.n*(SOLVER.n if who == 'student' else 1)
+    assert asked(planned) == ([(tries, True, True)] if who else [])
+    if who == 'teacher': assert asked(Plan(planned.cfg.model_copy(update=dict(teacher=('oracle',))))) == [(tries, False, False)]
     write_atomic(planned.cfg.path('models', name, 'train.json'), '{}')
     assert asked(planned) == []
 

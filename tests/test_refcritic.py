@@ -1,5 +1,6 @@
 "A critic that is paid: by the words of its verdict and by a frozen solver's tries, never for the answer itself; what it is paid for is what it learns, on a tiny model"
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from cgd.methods import METHODS
 from cgd.models import fingerprint
 from cgd.plan import Plan, RunConfig
 from cgd.recipe import TrainConfig
-from cgd.refcritic import SOLVER, _share, check_mix, hands_over, pay_refines, pay_verdict
+from cgd.refcritic import SOLVER, _share, check_mix, gives_away, pay_refines, pay_verdict
 from cgd.teacher import TeacherConfig
 from cgd.rivals import REWARDS, RLConfig, _asking, _draw, _made_from, fit_rival
 from cgd.store import Completion, Store, sessions
@@ -88,7 +89,7 @@ def test_what_earns_no_refinement_is_not_tried(asked):
     assert pay_refines(list(lost), [row | more for more in lost.values()], CFG, asked) == [0.]*6 and not asked.student.asked
     assert pay_refines([f'<think>It is 14.</think>{named(2)}'], [row], CFG, asked) == [1.]   # what it thinks reaches nobody
     done = trace(2, draft='2 + 2 = 4, and 4 + 10 = 14.', draft_grade='right')
-    assert hands_over('4 + 10 = 14 holds.', row) and not hands_over('4 + 10 = 14 holds.', done)   # there the draft says it
+    assert gives_away('4 + 10 = 14 holds.', row) and not gives_away('4 + 10 = 14 holds.', done)   # there the draft says it
     assert pay_refines(['4 + 10 = 14 holds.'], [done], CFG, asked) == [1.]
 
 
@@ -120,6 +121,8 @@ def test_the_solver_counts_where_it_is_asked(tiny_student, tiny_model, tmp_path)
     assert made(tiny_student, verdict=1.) == made(tiny_model, verdict=1.)
     asked = lambda url: _made_from(METHODS['rlfr'], [r | dict(solution='') for r in rows], RLConfig(), tiny_student, 'auto', (f'openai:m@{url}', TeacherConfig(), {}), (tiny_student, {}))
     assert asked('http://127.0.0.1:1/v1') != asked('http://127.0.0.1:2/v1')   # another server is another teacher
+    before, method = made(tiny_student, verdict=1.), replace(method, ask=f'{method.ask} Be brief.')
+    assert made(tiny_student, verdict=1.) != before   # asked in other words
     with _asking(method, RLConfig(rewards=dict(verdict=1.)), tiny_student, tmp_path/'out', 'x', None) as nobody: assert nobody is None
 
 

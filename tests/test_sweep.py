@@ -101,6 +101,13 @@ def test_the_seed_of_an_arm_is_that_of_every_training():
     assert [[c.cfg.train.seed, c.cfg.prefer.seed, c.cfg.rl.seed, c.cfg.views.seed] for c in found] == [[s]*4 for s in (0, 1, 2)]
 
 
+@pytest.mark.parametrize('more', (dict(set={'train.seed': 7}), dict(grid={'rl.seed': (1, 2)}), dict(set={'methods': ['dsft']})))
+def test_what_the_sweep_sets_itself_is_not_set_in_an_arm(more):
+    "It lost without a word, and a grid of seeds was one run several times"
+    with pytest.raises(CgdError, match='arms: a: .* is set by the sweep itself'): cells(SweepConfig(name='x', arms=dict(a=Arm(methods=('cgd',), **more))))
+    assert len({c.cfg.views.seed for c in cells(SweepConfig(name='x', seeded=('train.seed',), arms=dict(a=Arm(methods=('cgd',), grid={'views.seed': (1, 2)}))))}) == 2
+
+
 def test_arms_that_ask_in_other_words_are_no_sweep():
     "The untrained student is tested once, so all arms must test alike"
     with pytest.raises(CgdError, match='`eval` must be alike in all'):

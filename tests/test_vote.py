@@ -15,7 +15,7 @@ from cgd.models import load_tokenizer, turn_ids
 from cgd.recipe import PreferConfig
 from cgd.methods import METHODS, ViewConfig
 from cgd.pipeline import _usable_by_all
-from cgd.plan import Plan, RunConfig
+from cgd.plan import Plan, RunConfig, plan
 from cgd.rivals import RLConfig, _columns, _made_from, _paying, check_rival, find_reward, fit_rival
 from cgd.train import fit
 from cgd.views import build
@@ -33,6 +33,12 @@ def judge(tiny_student, tmp_path_factory):
     folder = tmp_path_factory.mktemp('vote')/'judge'
     fit(build(ROWS, 'dpo_voted'), SMALL.model_copy(update=dict(tuning='full')), tiny_student, folder, trainer='cgd.preferences:reward_trainer')
     return folder
+
+
+@pytest.mark.parametrize('method', ('dsft_voted', 'dpo_voted', 'grpo_voted'))
+def test_who_cannot_vote_is_told_before(method):
+    with pytest.raises(CgdError, match=f'{method} is for problems without a gold answer'): plan(RunConfig(methods=(method,), teacher='oracle'))
+    with pytest.raises(CgdError, match=f'{method} counts several answers'): plan(RunConfig(methods=(method,), teacher='expert'))
 
 
 def test_a_reward_model_pays_what_its_head_says(judge):
