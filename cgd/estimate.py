@@ -613,7 +613,8 @@ def _memory(plan:Plan, lines:list[dict], runs:list[dict]) -> dict[str, float]: #
         past = [t['peak_gib'] for run in runs for t in run['trainings'] if t['method'] == r['method']
                 and t['weights'] == model.weights and t['pairs'] >= r['rows'] and t['peak_gib']]
         t = plan.trainings[r['method']]
-        how = plan.cfg.rl.recipe().model_copy(update=dict(epochs=1, max_length=10**6)) if t.on_policy else plan.recipe(t)
+        how = plan.recipe(t) if not t.on_policy else \
+            plan.cfg.rl.recipe().model_copy(update=dict(epochs=1, max_length=10**6))
         longest = min(how.max_length, round(2*r['read']/max(r['left'], 1)/how.epochs/how.answers) + 1)
         asked = how.model_copy(update=dict(max_length=longest, dtype=model.dtype))
         needs[f'train {r["method"]}'] = _LIBRARIES + (past[0] if past else

@@ -305,7 +305,7 @@ METHODS |= {m.name: m for m in (
     Method('grpo', 'GRPO, rewarded by the grader',
            'Writes several answers to a problem; those that the grader likes better than the others become likelier.',
            'GRPO in DeepSeekMath, arXiv 2402.03300', '#c2185b', '1', 'GRPO',
-           trainer='cgd.rivals:grpo_trainer', rewards=dict(right=1.)),
+           trainer='cgd.rivals:grpo_trainer', rewards=dict(right=1.), requires=('reference',)),
     Method('sdft', 'SDFT (critique for its teacher)',
            'Answers the problem alone, and learns from itself with the draft and its critique in view.',
            'SDFT, arXiv 2601.19897', '#00838f', 'x',
@@ -609,7 +609,8 @@ for _row in (_PURSES, _TEAMS):
 
 # %% ../nbs/24_methods.ipynb #show-example
 def _example(m:Method) -> list[tuple[str, str]]: # a heading, and what stands under it
-    row = change_rows(m, [_PURSES, _TEAMS], ViewConfig())[0]
+    twice = [r | dict(row_id=f'{r["row_id"]}{i}') for r in (_PURSES, _TEAMS) for i in 'ab']   # one answer is no vote
+    row = change_rows(m, twice, ViewConfig())[0]
     problem = row['prompt'] if m.shows else row.get('template', ASK).replace('{prompt}', row['prompt'])
     prompt = m.prompt(row | dict(problem=problem))
     later = [(f'then {head}', text) for head, text in _example(METHODS[m.then])] if m.then else []

@@ -591,9 +591,11 @@ def _examine(plan:Plan, method:str, engine:Engine, store:Store):
     how = eval_config(plan)
     ask_all(engine, [test.items for test in plan.tests], how, store)
     for test in plan.tests:
+        file = cfg.path('records', f'{method}.{test.name}.parquet')
+        there = file.exists() and len(store) == held   # after a kill between the two, nobody was told yet
         records = evaluate(engine, test.items, how, store, cfg.allow_code)
-        write_table(records, cfg.path('records', f'{method}.{test.name}.parquet'))
-        _tell_test(plan, method, test.name, records, len(store) == held)
+        write_table(records, file)
+        _tell_test(plan, method, test.name, records, there)
     for task, limit in plan.lm_eval.items():
         from cgd.harness import lm_eval_records
         write_table(lm_eval_records(engine, task, store, limit), cfg.path('lm_eval', f'{method}.{task}.parquet'))
