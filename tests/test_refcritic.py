@@ -158,7 +158,7 @@ def test_what_is_paid_is_what_it_learns(weight, critic, tiny_student, tmp_path, 
     monkeypatch.setattr(cgd.rivals, 'open_engine', lambda spec: opened.append(spec) or solver)
     monkeypatch.setattr(cgd.rivals, 'vllm_fault', lambda: 'vLLM would take longer to start')
     before = fingerprint(tiny_student)
-    cfg = RLConfig(tuning='full', steps=16, prompts=3, n=8, device_batch_size=24, max_new_tokens=24, lr=3e-4, dtype='float32', save_steps=1000, rewards=dict(verdict=1., refines=weight))
+    cfg = RLConfig(tuning='full', steps=24, prompts=3, n=8, device_batch_size=24, max_new_tokens=24, lr=3e-4, dtype='float32', save_steps=1000, rewards=dict(verdict=1., refines=weight))
     record = fit_rival('refcritic', ROWS, cfg, critic, tmp_path/'out', student=(tiny_student, {}))
     losses = read_losses(tmp_path/'out')
     verdict, refines = ([sum(r[f'reward_{c}'] for r in some)/len(some) for some in (losses[:2], losses[-4:])] for c in ('verdict', 'refines'))
