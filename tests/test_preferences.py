@@ -194,7 +194,7 @@ def test_a_run_of_preferences(finished):
     assert all(f' {m} ' in said for m in ('base', *cfg.methods))
     made = {f.parent.name: json.loads(f.read_text()) for f in cfg.path('models').glob('*/train.json')}
     assert made.keys() == {'dsft_refined', *cfg.methods} and made['dsft_refined-then-dpo']['base'] == 'dsft_refined-merged' and made['dsft_refined-then-dpo']['view'] == 'dpo'
-    for m in METHODS_RUN: assert read_losses(cfg.path('models', m))[0]['loss'] == pytest.approx(math.log(2), abs=1e-5), m   # as the second stage, too: its own start is what it is measured against
+    for m in METHODS_RUN: assert read_losses(cfg.path('models', m))[0]['loss'] == pytest.approx(math.log(2), abs=1e-4), m   # as the second stage, too: its own start is what it is measured against
     pairs = {m: read_table(cfg.path('pairs', f'{m}.jsonl')) for m in cfg.methods}
     assert {len(p) for p in pairs.values()} == {12} and pairs['cdf'] != pairs['cdf_random']
     traces = {t['row_id']: t for t in read_table(cfg.path('traces.parquet'))}

@@ -18,7 +18,7 @@ from cgd.models import find_model, fingerprint, model_shape
 from cgd.plan import RunConfig
 from cgd.pipeline import run
 from cgd.methods import METHODS
-from cgd.rivals import RLConfig, _draw, _rival_trainer, check_rival, fit_rival
+from cgd.rivals import REWARDS, RLConfig, Reward, _draw, _rival_trainer, check_rival, fit_rival
 from cgd.recipe import TrainConfig
 from cgd.train import fit
 from cgd.merge import merge_student
@@ -205,7 +205,8 @@ def test_grpo_moves_towards_what_is_paid(tuned, tmp_path):
 def test_operations_are_those_that_torch_counts(name, student, tmp_path, monkeypatch):
     "By transformers, whose operations torch sees. All weights, one prompt, completions of one length: no padding. The formula takes the head for prompts, too, which trainer and generator do not"
     from torch.utils.flop_counter import FlopCounterMode
-    cfg = CFG.model_copy(update=dict(steps=1, prompts=1, n=4, device_batch_size=4, tuning='full', lr=1e-4))
+    cfg = CFG.model_copy(update=dict(steps=1, prompts=1, n=4, device_batch_size=4, tuning='full', lr=1e-4, rewards=dict(one=1.) if name == 'grpo' else None))
+    monkeypatch.setitem(REWARDS, 'one', Reward('Some.', lambda texts, *rest: [1.] + [0.]*(len(texts) - 1)))   # else nothing would be learnt
     monkeypatch.setattr(cgd.rivals, 'vllm_fault', lambda: 'operations are counted')
     with FlopCounterMode(display=False) as counter: record = fit_rival(name, TRACES[:1], cfg, student, tmp_path/'out')
     assert record['target_tokens'] == 4*12   # random weights end no text

@@ -114,7 +114,7 @@ def test_what_is_thought_is_read_nowhere():
     "Votes, answers alone, steps, rewards for nearness, marks, and what an analysis reads go by what comes after the thoughts"
     wrong, said = r'<think>Your solution is wrong: 2 + 2 = 7, so \boxed{7}? No.</think>', '2 + 3 = 5\n' + r'\boxed{5}'
     text, row = wrong + said, dict(problem_id='p', prompt='What is 2 + 3?', reference='5', solution='2 + 3 = 5')
-    assert count_votes([row | dict(direct=wrong + 'The answer is 5.')]) == {'p': ('5', 1.)}
+    assert count_votes([row | dict(direct=wrong + 'The answer is 5.')]*2) == {'p': ('5', 1.)}
     assert answers_alone([row | dict(direct='<think>So 7')], ViewConfig())[0]['direct'] == ''
     assert split_steps(text) == split_steps(said)
     assert (judge_steps(text, '5'), opens_like_critique(text)) == ('sound', False)
