@@ -324,7 +324,6 @@ _SESSIONS = '''SELECT s.id, stage, s.model, s.identity, s.seconds, s.load_second
     cached_tokens, json_extract(request, '$.max_new_tokens') FROM completions c JOIN sessions s ON c.session = s.id
     WHERE finish_reason IN ('stop', 'length') AND prompt_tokens > 0 AND completion_tokens IS NOT NULL'''
 
-
 def _spread(values:list) -> list: # of many, few
     values = sorted(values)
     return values if len(values) <= 41 else [values[round(i*(len(values) - 1)/40)] for i in range(41)]

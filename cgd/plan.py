@@ -518,8 +518,8 @@ def _columns(plan:Plan):
     "a problem that lacks what a method or the teacher needs of it"
     needs = {column: m.name for t in plan.trainings.values() for m in t.methods for column in m.requires}
     oracle = dict.fromkeys(('reference', 'solution'), 'the oracle teacher')
-    taught = _lacking(plan) if any(t.oracle for t in plan.teachers) else ()
-    if _asking(plan) and plan.judge.oracle: taught = {p['problem_id'] for p in _learnt(plan)}   # of each new answer
+    taught = _lacking(plan) if any(t.oracle for t in plan.teachers) else set()
+    if _asking(plan) and plan.judge.oracle: taught |= {p['problem_id'] for p in _learnt(plan)}   # of each new answer
     learnt = {p['problem_id'] for p in _learnt(plan)}
     for row in _taught(plan):
         ours, theirs = row['problem_id'] in learnt, row['problem_id'] in taught

@@ -58,8 +58,7 @@ class RLConfig(Config):
     max_new_tokens:PositiveInt=256                     # cap on a completion
     temperature:float=Field(1., gt=0, le=2)            # of the completions; vLLM takes no more than 2
     top_p:float=Field(1., gt=0, le=1)                  # of the completions
-    # weight of the distance to where it began; trice takes 0 alone, and what learns from itself keeps none
-    beta:NonNegativeFloat=0.
+    beta:NonNegativeFloat=0.                           # weight of the distance to where it began; sdft, sdpo keep none
     grader:Literal[tuple(GRADERS)]='strict'            # says what is right, where that is paid for
     rewards:dict[str, FiniteFloat]|None=Field(None, min_length=1) # name: weight; null: what the method is paid for
     # what of the table only the teacher of sdft and sdpo sees: draft and critique, those with another problem's

@@ -63,11 +63,12 @@ def test_nothing_usable(cgd, tmp_path, lines):
     assert code == 1 and 'mine.jsonl' in said and 'Traceback' not in said
 
 
-@pytest.mark.parametrize('teacher, lacks', [('oracle', 'has no solution, which the oracle teacher needs'), ('expert', 'expert knows the kinds of problems that come with cgd')])
-def test_a_validation_set_is_taught_too(cgd, tmp_path, teacher, lacks):
+@pytest.mark.parametrize('teacher, more, lacks', [('oracle', (), 'has no solution, which the oracle teacher needs'), ('oracle', ('--methods', 'cgd', 'rlfr'), 'has no solution, which the oracle teacher needs'),
+                                                  ('expert', (), 'expert knows the kinds of problems that come with cgd')])
+def test_a_validation_set_is_taught_too(cgd, tmp_path, teacher, more, lacks):
     "Before anything is drafted. Trap: only the training problems were looked at"
     (tmp_path/'held.jsonl').write_text(json.dumps(dict(id='x', prompt='Name a colour.', reference='red')))
-    code, said = cgd('train', 'cpu', '--validation', str(tmp_path/'held.jsonl'), '--teacher', teacher)
+    code, said = cgd('train', 'cpu', '--validation', str(tmp_path/'held.jsonl'), '--teacher', teacher, *more)
     assert code == 1 and 'x' in said and lacks in said and not (tmp_path/'cpu'/'store.sqlite').exists()
 
 
