@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['sentences', 'named_wrong', 'changed', 'grouped', 'step_overlap', 'quotes_draft', 'critique_report', 'confusion',
-           'markdown_table', 'dataset_card', 'save_card', 'opens_like_critique', 'label_answers', 'drift', 'drift_from',
+           'markdown_table', 'dataset_card', 'opens_like_critique', 'label_answers', 'drift', 'drift_from',
            'loss_spike', 'judge_steps', 'step_kinds', 'reasoning', 'imitation']
 
 # %% ../nbs/39_analysis.ipynb #imports
@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from statistics import median
 
-from .core import CgdError, read_table, write_atomic
+from .core import CgdError, read_table
 from .answers import drop_thoughts, to_number
 from .leaks import states_answer
 from .oracle import OracleTeacher, read_equations, split_sentences
@@ -317,18 +317,6 @@ def dataset_card(
              'Verdicts against grades': markdown_table(confusion(traces)), 'Limits': _LIMITS}
     body = ''.join(f'\n\n## {title}\n\n{text}' for title, text in parts.items())
     return f'---\n{_head(traces, name, file, license)}\n---\n# {_cell(name)}\n\n{_about(traces)}{body}\n'
-
-# %% ../nbs/39_analysis.ipynb #save-card
-def save_card(
-    table:str|Path, # a trace table
-    name:str,       # of the data set, for people
-    **options       # license, count
-) -> Path:          # README.md beside it
-    "Write a trace table's card beside it; raises CgdError rather than replace a README of another kind"
-    path = Path(table).with_name('README.md')
-    if path.exists() and not re.match(r'---\n(?:.+\n)*- critique-guided-distillation\n', path.read_text('utf-8')):
-        raise CgdError(f'{path}: is not a card of traces, and would be replaced; move the table to a folder of its own')
-    return write_atomic(path, dataset_card(read_table(table), name, Path(table).name, **options))
 
 # %% ../nbs/39_analysis.ipynb #critique-like
 _TEXT = (r'(?:answer|solution|response|work|reasoning|calculations?|computation|steps?|argument|explanation'

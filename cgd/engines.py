@@ -736,8 +736,8 @@ def _start_child(spec:str, cfg:EngineConfig, log:str) -> tuple:
     context = get_context('spawn')
     ours, theirs = context.Pipe()
     options = cfg.model_dump(exclude={'in_process'})
-    job = ('cgd.models:_quietly', ('cgd.engines:_serve', theirs, spec, options, engine_env(cfg)), {'log': log})
-    process = context.Process(target=call_by_name, args=job)
+    job = 'cgd.models:_quietly', 'cgd.engines:_serve', theirs, spec, options, engine_env(cfg)
+    process = context.Process(target=call_by_name, args=job, kwargs=dict(log=log))
     with without_script(): process.start()
     theirs.close()
     return process, ours

@@ -189,7 +189,7 @@ def _retries(plan:Plan, rows:list[dict], open_student:Callable, store:Store|None
     student = open_student(plan)
     task = _Task('retry', '', student.name, student, cap=plan.cfg.draft.max_new_tokens)
     known = [r for r in _known_traces(plan, rows) if r['critique'].strip()]
-    asked = [q for r in known for q in call_by_name('cgd.loop:retry_requests', (r, plan.cfg.draft), {})]
+    asked = [q for r in known for q in call_by_name('cgd.loop:retry_requests', r, plan.cfg.draft)]
     _look_up(task, asked, store)
     task.waiting = max(sum(map(len, plan.deal(rows)))*plan.cfg.draft.n - len(asked), 0)
     return task

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from .core import CgdError, check_place, content_hash, read_table, write_atomic, write_table
+from .core import CgdError, check_place, content_hash, read_table, write_atomic, write_folder, write_table
 from .analysis import dataset_card
 from .evaluate import messages
 from .masks import _can_write, _shorten, render
@@ -497,13 +497,9 @@ def export(
     if TOOLS[to].trains: taken.rows   # raises if there are none, before anything is made
     out = Path(out or plan.cfg.path('export', to)).absolute()
     check_place(out, 'export.json')
-    part = out.with_name(f'.{out.name}.part')
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    command, dropped = TOOLS[to].fill(taken, part)
-    _describe(taken, to, command, dropped, part)
-    if out.exists(): shutil.rmtree(out)
-    os.rename(part, out)
+    with write_folder(out) as part:
+        command, dropped = TOOLS[to].fill(taken, part)
+        _describe(taken, to, command, dropped, part)
     left_out = ''.join(f'{n} left out: {why}\n' for why, n in dropped.items())
     return f'{taken.name} of {plan.cfg.path()}: {TOOLS[to].about}, in {out}\n{left_out}There:\n{command}'
 

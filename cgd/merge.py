@@ -6,10 +6,10 @@
 __all__ = ['merge_student']
 
 # %% ../nbs/33_merge.ipynb #imports
-import json, os, shutil
+import json
 from pathlib import Path
 
-from .core import CgdError, check_place, content_hash, is_current, mark_current, span, write_atomic
+from .core import CgdError, check_place, content_hash, is_current, mark_current, span, write_atomic, write_folder
 from .process import launch
 from .models import find_model, fingerprint, load_tokenizer
 from .loading import end_turns, mend_generation
@@ -37,12 +37,9 @@ def _merge(folder:str, adapter:str, out:str):
     known = json.loads(record.read_text()) if record.exists() else {}
     model, tokenizer = _add_adapter(folder, adapter), load_tokenizer(folder, known.get('thinking', 'auto'))
     end_turns(model, tokenizer)
-    part = out.with_name(f'.{out.name}.part')
-    shutil.rmtree(part, ignore_errors=True)
-    for half in (model, tokenizer): half.save_pretrained(str(part))
-    write_atomic(part/'merged.json', json.dumps(dict(base=fingerprint(folder), adapter=fingerprint(adapter))))
-    if out.exists(): shutil.rmtree(out)
-    os.rename(part, out)
+    with write_folder(out) as part:
+        for half in (model, tokenizer): half.save_pretrained(str(part))
+        write_atomic(part/'merged.json', json.dumps(dict(base=fingerprint(folder), adapter=fingerprint(adapter))))
 
 # %% ../nbs/33_merge.ipynb #check-base
 def _check_base(adapter:Path, base:str, folder:str):
@@ -67,7 +64,6 @@ def merge_student(
     made_from = content_hash(fingerprint(folder), fingerprint(str(adapter)), 'float32')
     if is_current(out, made_from): return str(out)
     check_place(out, 'merged.json')
-    out.parent.mkdir(parents=True, exist_ok=True)
     launch('cgd.merge:_merge', folder, str(adapter), str(out), env=train_env())
     mark_current(out, made_from)
     return str(out)

@@ -137,8 +137,7 @@ def change_rows(
     cfg:ViewConfig   # what the change needs
 ) -> list[dict]:     # some methods make several rows of one
     "The table as a method learns it"
-    if isinstance(method.change, str): return call_by_name(method.change, (rows, cfg), {})
-    return method.change(rows, cfg) if method.change else rows
+    return call_by_name(method.change, rows, cfg) if method.change else rows
 
 # %% ../nbs/24_methods.ipynb #find-faults
 def find_faults(
@@ -147,9 +146,7 @@ def find_faults(
     cfg:ViewConfig   # what its filter needs
 ) -> list[str|None]: # for each row why it is left out; None if it is not
     "What a method's own filter says of the table"
-    if not method.faults: return [None]*len(rows)
-    if isinstance(method.faults, str): return call_by_name(method.faults, (rows, cfg), {})
-    return method.faults(rows, cfg)
+    return call_by_name(method.faults, rows, cfg) if method.faults else [None]*len(rows)
 
 # %% ../nbs/24_methods.ipynb #shuffle-givers
 def _givers(rows:list[dict], seed:int) -> dict[int, int]: # a row -> the row whose critique it gets

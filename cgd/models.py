@@ -90,7 +90,7 @@ def _embedded_student() -> str: # a folder in the cache
 def _quietly(target:str, *args, log:str=os.devnull):
     "Call a function of this package with all that it prints, C++ parts included, sent to a file"
     redirect_output(log)
-    return call_by_name(target, args, {})
+    return call_by_name(target, *args)
 
 # %% ../nbs/13_models.ipynb #convert
 @span('convert')

@@ -18,7 +18,8 @@ from statistics import mean
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from .core import CgdError, derive_seed, hold_folder, read_table, span, time_run, write_atomic, write_table
+from .core import (
+    CgdError, derive_seed, hold_folder, read_table, span, time_run, write_atomic, write_folder, write_table)
 from .process import call_by_name, one_process
 from .progress import begin_step, show_progress
 from .contamination import decontaminate
@@ -148,10 +149,7 @@ def _copy_training(other:Plan, plan:Plan, t:Training) -> bool: # whether it was 
     mark = theirs.with_name(f'.{t.name}.made.json')
     if ours.exists() or not mark.exists() or t.name not in other.trainings: return False
     if (other.cfg.rl != plan.cfg.rl) if t.on_policy else (other.recipe(t) != plan.recipe(t)): return False
-    part = ours.with_name(f'.{t.name}.part')
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(theirs, part)
-    os.rename(part, ours)
+    with write_folder(ours) as part: shutil.copytree(theirs, part, dirs_exist_ok=True)
     shutil.copy(mark, ours.with_name(mark.name))
     return True
 
@@ -253,7 +251,7 @@ def _check_first(cfg:RunConfig, drafts:list[dict], teacher, store:Store):
 # %% ../nbs/47_pipeline.ipynb #add-columns
 def _add_columns(plan:Plan, stage:str, rows:list[dict], *args) -> list[dict]: # stage: perplexity or prefer
     "The table with what a stage adds to it, if a training needs that"
-    return call_by_name(f'cgd.preferences:{stage}_stage', (rows, *args), {}) if stage in plan.stages else rows
+    return call_by_name(f'cgd.preferences:{stage}_stage', rows, *args) if stage in plan.stages else rows
 
 def _add_opinions(plan:Plan, rows:list[dict], store:Store) -> list[dict]:
     "What the judge and the student think of the teacher's texts, where a method or a filter asks"
@@ -333,7 +331,7 @@ def teach_stage(
 # %% ../nbs/47_pipeline.ipynb #retry-stage
 def _retry_line(traces:list[dict], there:bool) -> str: # retry 96: help +14 points [5, 23]; cut off 3
     "What critiques have done for the student"
-    found = call_by_name('cgd.loop:measure_help', (traces,), {})
+    found = call_by_name('cgd.loop:measure_help', traces)
     words = 'help {:+.0f} points [{:.0f}, {:.0f}]'.format(*(100*found[k] for k in ('value', 'low', 'high'))) \
         if found['n'] else 'help not measured'
     return _line('retry', words, traces, ('retry',), there)
@@ -349,7 +347,7 @@ def retry_stage(
     begin_step('retry')
     held = len(store)
     with open_student(plan) as student:
-        done = call_by_name('cgd.loop:retry', (traces, student, store, plan.cfg.draft, plan.cfg.grader), {})
+        done = call_by_name('cgd.loop:retry', traces, student, store, plan.cfg.draft, plan.cfg.grader)
     write_table(done, plan.cfg.path('traces.parquet'))
     print(_retry_line(done, len(store) == held))
     for line in doubts(done, 'retry_grade'): print(line, file=sys.stderr)

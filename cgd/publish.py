@@ -6,7 +6,7 @@
 __all__ = ['write_evaluations', 'claims', 'write_logbook', 'write_publication', 'publish']
 
 # %% ../nbs/50_publish.ipynb #imports
-import hashlib, json, os, shutil, uuid
+import hashlib, json, uuid
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from .core import CgdError, check_place, checksum, read_table, write_atomic
+from .core import CgdError, check_place, checksum, read_table, write_atomic, write_folder
 from .evaluate import GRADER_NAMES, graders_in, graders_of
 from .export import _Taken, write_dataset, write_student
 from .pipeline import _read_run
@@ -226,15 +226,12 @@ def write_publication(
     run, out = _Published(_read_run(folder), owner), Path(out).absolute()
     if not run.methods: raise CgdError(f'{run.plan.cfg.path()}: no trained student here; `cgd train` makes one')
     check_place(out, 'export.json')
-    part = out.with_name(f'.{out.name}.part')
-    shutil.rmtree(part, ignore_errors=True)
-    write_dataset(run.plan, run.methods, part/'data', run.dataset.partition('/')[2], license)
-    write_evaluations(folder, owner, part/'data'/'every_eval_ever')
-    for m in run.methods: _write_model(run, m, part/'models'/m, license)
-    if find_spec('trackio'): write_logbook(folder, part/'logbook')
-    write_atomic(part/'export.json', json.dumps(dict(run=run.plan.cfg.name, to='hub', owner=owner)))
-    if out.exists(): shutil.rmtree(out)
-    os.rename(part, out)
+    with write_folder(out) as part:
+        write_dataset(run.plan, run.methods, part/'data', run.dataset.partition('/')[2], license)
+        write_evaluations(folder, owner, part/'data'/'every_eval_ever')
+        for m in run.methods: _write_model(run, m, part/'models'/m, license)
+        if find_spec('trackio'): write_logbook(folder, part/'logbook')
+        write_atomic(part/'export.json', json.dumps(dict(run=run.plan.cfg.name, to='hub', owner=owner)))
     return {('dataset', run.dataset): out/'data'} | {('model', run.model(m)): out/'models'/m for m in run.methods}
 
 # %% ../nbs/50_publish.ipynb #hub

@@ -362,7 +362,7 @@ def _trace_tables(plan:Plan, traces:list[dict]) -> dict[str, list[dict]]:
     if not traces: return {}
     helped = 'help' in traces[0]   # the student has tried again
     return dict(critiques=critique_report(traces, _token_counter(plan)), confusion=confusion(traces),
-                help=call_by_name('cgd.loop:help_report', (traces,), {}) if helped else [],
+                help=call_by_name('cgd.loop:help_report', traces) if helped else [],
                 alignment=step_overlap([t for t in traces if t['refinement']]))
 
 # %% ../nbs/45_results.ipynb #loss-table

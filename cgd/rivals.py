@@ -14,14 +14,13 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import ClassVar, Literal
 from unittest.mock import patch
 
 from pydantic import Field, FiniteFloat, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from .core import CgdError, Config, check_place, content_hash, derive_seed, is_current
-from .process import launch, redirect_output
+from .process import call_by_name, find_function, launch, redirect_output
 from .progress import say, show_progress
 from .models import DATED, chat_ids, end_of_turn, find_model, fingerprint, load_tokenizer, model_context
 from .generate import Engine, EngineConfig
@@ -124,10 +123,7 @@ REWARDS = dict(
     right_then_compressed=Reward("The same, against the length of the teacher's own answer.",
                                  'cgd.rewards:pay_compressed', **_OF_CHAIN))
 
-# %% ../nbs/34_rivals.ipynb #by-model
-def _by_model(folder:str, *given) -> list: # given: as for every reward
-    return resolve_name('cgd.vote:pay_by_model')(folder, *given)
-
+# %% ../nbs/34_rivals.ipynb #judges
 def _judges(cfg:RLConfig) -> dict[str, str]: # reward -> folder
     "The reward models that a recipe names"
     return {name: name.removeprefix('model:') for name in cfg.rewards or () if name.startswith('model:')}
@@ -140,9 +136,9 @@ def find_reward(
     if name in REWARDS: return REWARDS[name]
     kind, _, folder = name.partition(':')
     if kind == 'model' and folder:
-        resolve_name('cgd.vote:judge_base')(folder)   # raises CgdError for a folder that is none
-        return Reward('What a reward model says.', partial(_by_model, folder))
-    try: return Reward('One of your own.', resolve_name(name if ':' in name else f':{name}'))
+        call_by_name('cgd.vote:judge_base', folder)   # raises CgdError for a folder that is none
+        return Reward('What a reward model says.', partial(call_by_name, 'cgd.vote:pay_by_model', folder))
+    try: return Reward('One of your own.', find_function(name if ':' in name else f':{name}'))
     except (ImportError, AttributeError, ValueError):
         known = ', '.join(REWARDS)
         raise CgdError(f'rl.rewards: no reward {name!r}; known: {known}; or model:FOLDER of a reward model, '
@@ -431,7 +427,7 @@ def check_rival(
 ):
     "Raise CgdError for a rival or reward that does not exist, or settings that cannot work here"
     method, completions = _rolling_out(method), cfg.prompts*cfg.n
-    if method.check: (resolve_name(method.check) if isinstance(method.check, str) else method.check)(cfg)
+    if method.check: call_by_name(method.check, cfg)
     asked_by(method, cfg)   # finds the rewards
     if 'voted' in (_heeded(method, cfg).rewards or ()) and 'voted' not in method.rewards:
         raise CgdError(f'rewards: voted: {method.name} counts no votes; take grpo_voted, or pay by another reward')
@@ -558,8 +554,7 @@ def _rolling(cfg:RLConfig) -> dict:
 # %% ../nbs/34_rivals.ipynb #paying
 def _paying(name:str, rows:list[dict], cfg:RLConfig, asked:Asked|None, ends:set[int]) -> Callable: # ends: last tokens
     "A reward as TRL asks for it"
-    pay = find_reward(name).pay
-    pay = resolve_name(pay) if isinstance(pay, str) else pay
+    pay = find_function(find_reward(name).pay)
     def reward(completions:list, at:list, completion_ids:list, **rest) -> list:
         if name in _judges(cfg):   # it reads those that ended
             read = [rows[i]['read'] + len(ids) for i, ids in zip(at, completion_ids) if ends & {*ids[-1:]}]
@@ -588,11 +583,10 @@ def _rival_trainer(method:Method, tokenizer, drawn:list[dict], cfg:RLConfig, fol
     if cfg.rewards:
         more |= dict(reward_funcs=[_paying(name, drawn, cfg, asked, ends) for name in cfg.rewards])
         arguments |= dict(reward_weights=[*cfg.rewards.values()])
-    make = resolve_name(method.trainer) if isinstance(method.trainer, str) else method.trainer
-    trainer = make(cfg, arguments, model=model, processing_class=tokenizer,
-                   train_dataset=_for_trl(method, drawn), **more,
-                   callbacks=[watcher(cfg, made_from, [r['read'] for r in drawn], kind=_Rollouts)],
-                   peft_config=lora_config(recipe) if cfg.tuning == 'lora' else None)
+    trainer = find_function(method.trainer)(
+        cfg, arguments, model=model, processing_class=tokenizer, train_dataset=_for_trl(method, drawn), **more,
+        callbacks=[watcher(cfg, made_from, [r['read'] for r in drawn], kind=_Rollouts)],
+        peft_config=lora_config(recipe) if cfg.tuning == 'lora' else None)
     trainer.chat_template_kwargs = DATED   # no function could stand in the settings, which are saved as JSON
     if cfg.tuning == 'lora' and not torch.cuda.is_available(): lean_adapters(trainer.model)
     quiet_trainer(trainer, checkpoints.with_suffix('.logs'))

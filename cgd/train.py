@@ -12,11 +12,10 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from pkgutil import resolve_name
 
 from .batches import arrange_rows, choose_batching, pack_rows
 from .core import CgdError, check_place, content_hash, is_current, read_table, span
-from .process import call_by_name, explain_death, launch, redirect_output, set_up_child
+from .process import call_by_name, explain_death, find_function, launch, redirect_output, set_up_child
 from .progress import say, show_progress
 from .contamination import shared_problems
 from .fits import memory_note
@@ -90,8 +89,6 @@ def _check(pairs:Pairs, cfg:TrainConfig, base:str, validation:Pairs|None, traine
     elif cfg.keep == 'best': raise CgdError('keep=best needs a validation set; give one, or take keep=last')
 
 # %% ../nbs/32_train.ipynb #fingerprint
-def _resolve(trainer:str|Callable) -> Callable: return resolve_name(trainer) if isinstance(trainer, str) else trainer
-
 def _spelt(trainer:str|Callable) -> str: # 'module:function'
     return trainer if isinstance(trainer, str) else f'{trainer.__module__}:{trainer.__qualname__}'
 
@@ -139,7 +136,7 @@ def _trainer(model, tokenizer, encoded:Encoded, held_out:Encoded|None, cfg:Train
     tested = None if held_out is None else pack_rows(held_out.rows, cfg, 'padding_free')
     settings = update_arguments(cfg) | saving_arguments(cfg, tested is not None, checkpoints)
     args = on_these_devices(SFTConfig(**_dividing(cfg, batching, len(data), len(encoded.rows)), **settings))
-    make = partial(_resolve(make), cfg) if make else SFTTrainer
+    make = partial(find_function(make), cfg) if make else SFTTrainer
     trainer = make(model=model, args=args, train_dataset=data, eval_dataset=tested, processing_class=tokenizer,
                    callbacks=[callback])
     if args.fp16: _widen(trainer.model)
@@ -178,8 +175,8 @@ def _comparing(make:str|Callable, folder:str, tokenizer, encoded:Encoded, held_o
     settings = update_arguments(cfg) | saving_arguments(cfg, tested is not None, checkpoints)
     dividing = _dividing(cfg, 'padded', len(data), len(data))
     settings |= {k: v for k, v in dividing.items() if k not in ('packing', 'padding_free')}
-    trainer = _resolve(make)(cfg, settings, folder, train_dataset=data, eval_dataset=tested, processing_class=tokenizer,
-                             callbacks=[callback])
+    trainer = find_function(make)(cfg, settings, folder, train_dataset=data, eval_dataset=tested,
+                                  processing_class=tokenizer, callbacks=[callback])
     quiet_trainer(trainer, checkpoints.with_suffix('.logs'))
     return trainer
 
@@ -216,7 +213,7 @@ def _prepare(pairs:Pairs, cfg:TrainConfig, folder:str, checkpoints:Path, made_fr
 def _how(trainer, cfg:TrainConfig, made_by:str|Callable) -> dict: # {} for fine-tuning
     "What the trainer of its own did, for the record and the model card"
     if not made_by: return {}
-    make = _resolve(made_by)
+    make = find_function(made_by)
     writes = 'generation' if trainer.model.can_generate() else 'classification'
     half = dict(teacher_tokens=trainer.state.num_input_tokens_seen//2) if _is_tied(cfg, made_by) else {}
     return half | dict(made_by=_spelt(made_by), taught=(make.__doc__ or make.__name__).splitlines()[0],
@@ -269,7 +266,7 @@ def fit(
 # %% ../nbs/32_train.ipynb #explain-rank
 def _rank(target:str, args:tuple):
     set_up_child({})   # a process that waits for others would outlive a killed run
-    return call_by_name(target, args, {})
+    return call_by_name(target, *args)
 
 def _explain_rank(target:str, processes:int, rank:int, failure):
     "Raise what the first process to fail said"

@@ -6,8 +6,8 @@ import pytest
 
 from cgd.analysis import (
     changed, confusion, critique_report, drift, imitation, label_answers, loss_spike, named_wrong, opens_like_critique,
-    quotes_draft, reasoning, save_card, step_overlap)
-from cgd.core import CgdError, read_table, write_table
+    quotes_draft, reasoning, step_overlap)
+from cgd.core import CgdError, read_table, write_atomic, write_table
 from cgd.costs import (
     _rollout_flops, adapter_weights, attended, forward_flops, ledger, method_costs, oracle_sessions, training_flops, weights_used)
 from cgd.data import load_problems
@@ -151,23 +151,18 @@ def test_card_is_what_datasets_and_the_hub_read(work, tmp_path):
     from huggingface_hub.repocard import metadata_load
     traces, _ = work
     table = write_table(traces, tmp_path/'set'/'my traces.parquet')
-    path = save_card(table, 'A set: "of" traces', license='apache-2.0')
+    path = write_atomic(table.with_name('README.md'), dataset_card(traces, 'A set: "of" traces', table.name, 'apache-2.0'))
     head = metadata_load(path)
     assert head['pretty_name'] == 'A set: "of" traces' and head['size_categories'] == ['n<1K'] and head['license'] == 'apache-2.0'
     assert DatasetCard.load(path).data.to_dict() == head                 # as the Hub's client reads it
     loaded = datasets.load_dataset(str(path.parent), split='train', cache_dir=str(tmp_path/'cache'))
     assert loaded.num_rows == 12 and loaded['draft'] == [r['draft'] for r in traces]
     assert '| oracle teacher | withheld | fix_rate |' in path.read_text() and 'sees the gold solution' in path.read_text()
-    assert save_card(table, 'Another name') == path and metadata_load(path)['pretty_name'] == 'Another name'
 
 
-def test_card_replaces_no_readme_of_another_kind(work, tmp_path):
-    table = write_table(work[0], tmp_path/'traces.parquet')
-    (tmp_path/'README.md').write_text('# Mine\n\nabout critique-guided-distillation\n')
-    with pytest.raises(CgdError, match='would be replaced'): save_card(table, 'x')
-    assert (tmp_path/'README.md').read_text().startswith('# Mine')
-    with pytest.raises(CgdError, match='expected one line'): save_card(write_table(work[0], tmp_path/'b'/'t.parquet'), 'x\nlicense: evil')
-    with pytest.raises(CgdError, match='no rows'): save_card(write_table([], tmp_path/'c'/'t.jsonl'), 'x')
+def test_card_refuses_a_name_of_two_lines_and_an_empty_table(work):
+    with pytest.raises(CgdError, match='expected one line'): dataset_card(work[0], 'x\nlicense: evil')
+    with pytest.raises(CgdError, match='no rows'): dataset_card([], 'x')
 
 
 # ---- steps named and quoted, in the words of language models ----------------------------------------

@@ -36,7 +36,7 @@ def finished(tiny_student, tmp_path_factory):
         if out.name == CHAIN[-1]: raise KeyboardInterrupt
         return fit(pairs, recipe, base, out, **more)
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(import_module('cgd.train'), 'launch', lambda target, *args, env: call_by_name(target, args, {}))
+        m.setattr(import_module('cgd.train'), 'launch', lambda target, *args, env: call_by_name(target, *args))
         m.setattr(cgd.pipeline, 'train', stopped)
         with pytest.raises(KeyboardInterrupt): run(cfg)
         before = trained(cfg)

@@ -205,7 +205,7 @@ def test_a_run_by_name_and_as_a_second_stage(tiny_student, tmp_path, monkeypatch
                     rl=RLConfig(steps=1, prompts=2, n=2, device_batch_size=4, max_new_tokens=8, dtype='float32', context='draft'))
     monkeypatch.setattr(cgd.pipeline, 'train', lambda *args, **more: fit(*args, **more))
     monkeypatch.setattr(cgd.pipeline, 'train_rival', fit_rival)
-    monkeypatch.setattr(import_module('cgd.train'), 'launch', lambda target, *args, env: call_by_name(target, args, {}))
+    monkeypatch.setattr(import_module('cgd.train'), 'launch', lambda target, *args, env: call_by_name(target, *args))
     said = run(cfg)
     assert all(f' {m} ' in said for m in cfg.methods) and 'sdpo, cgd-then-sd_zero: 1 updates of 2 problems with 2 completions each' in said
     made = {f.parent.name: json.loads(f.read_text()) for f in cfg.path('models').glob('*/train.json')}

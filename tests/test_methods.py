@@ -89,7 +89,7 @@ def test_it_is_a_method_of_a_run(tiny_student, tmp_path, monkeypatch):
                     benchmarks=('test:2',), draft=SampleConfig(max_new_tokens=8), eval=EvalConfig(max_new_tokens=8), train=SMALL, rl=ROLLING)
     monkeypatch.setattr(cgd.pipeline, 'train', lambda *args, **more: fit(*args, **more))
     monkeypatch.setattr(cgd.pipeline, 'train_rival', cgd.rivals.fit_rival)
-    monkeypatch.setattr(import_module('cgd.train'), 'launch', lambda target, *args, env: call_by_name(target, args, {}))
+    monkeypatch.setattr(import_module('cgd.train'), 'launch', lambda target, *args, env: call_by_name(target, *args))
     said = run(cfg)
     assert all(f' {m} ' in said for m in ('base', *cfg.methods))
     report = cfg.path('report.html').read_text()

@@ -185,7 +185,7 @@ def finished(tiny_student, tmp_path_factory):
                     prefer=PreferConfig(lr=1e-3, batch_size=4, device_batch_size=4, dtype='float32', save_steps=100))
     with pytest.MonkeyPatch.context() as m:
         m.setattr(cgd.pipeline, 'train', lambda *args, **more: fit(*args, **more))
-        m.setattr(import_module('cgd.train'), 'launch', lambda target, *args, env: call_by_name(target, args, {}))
+        m.setattr(import_module('cgd.train'), 'launch', lambda target, *args, env: call_by_name(target, *args))
         yield cfg, run(cfg)
 
 

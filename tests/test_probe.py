@@ -42,7 +42,7 @@ def store(tmp_path):
 @pytest.fixture
 def here(monkeypatch):
     "Children are for memory and environment; numbers can be had in this process, sooner"
-    monkeypatch.setattr(module, 'launch', lambda target, *args, env: call_by_name(target, args, {}))
+    monkeypatch.setattr(module, 'launch', lambda target, *args, env: call_by_name(target, *args))
 
 
 @pytest.fixture(scope='module')
@@ -274,7 +274,7 @@ def test_all_students_in_one_process(tiny_student, tmp_path, store, monkeypatch)
     about = tmp_path/'tuned'/'config.json'
     about.write_text(json.dumps(json.loads(about.read_text()) | dict(rms_norm_eps=.1)))   # another model, of the same weights
     started = []
-    monkeypatch.setattr(module, 'launch', lambda target, *args, env: started.append(target) or call_by_name(target, args, {}))
+    monkeypatch.setattr(module, 'launch', lambda target, *args, env: started.append(target) or call_by_name(target, *args))
     for folder, together in ((tmp_path/'a.sqlite', True), (tmp_path/'b.sqlite', False)):
         with Store(folder) as kept:
             if together: probe_all(tiny_student, dict(base=tiny_student, cgd=tuned), traces(), asked, kept)

@@ -28,7 +28,7 @@ def ran(tiny_student, tmp_path_factory):
                     n_problems=6, methods=RELATIVES, benchmarks=('test:2',), draft=SampleConfig(max_new_tokens=8), eval=EvalConfig(max_new_tokens=8), train=SMALL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cgd.pipeline, 'train', lambda *args, **more: fit(*args, **more))
-        patch.setattr(import_module('cgd.train'), 'launch', lambda target, *args, env: call_by_name(target, args, {}))
+        patch.setattr(import_module('cgd.train'), 'launch', lambda target, *args, env: call_by_name(target, *args))
         return cfg, run(cfg)
 
 

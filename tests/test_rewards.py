@@ -223,7 +223,7 @@ def finished(tiny_student, tmp_path_factory):
     with pytest.MonkeyPatch.context() as m:
         m.setattr(cgd.pipeline, 'train', lambda *args, **more: fit(*args, **more))
         m.setattr(cgd.pipeline, 'train_rival', fit_rival)
-        m.setattr(import_module('cgd.train'), 'launch', lambda target, *args, env: call_by_name(target, args, {}))
+        m.setattr(import_module('cgd.train'), 'launch', lambda target, *args, env: call_by_name(target, *args))
         return cfg, run(cfg)
 
 

@@ -213,7 +213,7 @@ def finished(tiny_student, tmp_path_factory):
                     benchmarks=('test:2',), draft=SampleConfig(max_new_tokens=8), eval=EvalConfig(max_new_tokens=8), train=recipe(batch_size=8, device_batch_size=8, save_steps=100))
     with pytest.MonkeyPatch.context() as m:
         m.setattr(cgd.pipeline, 'train', lambda *args, **more: fit(*args, **more))
-        m.setattr(import_module('cgd.train'), 'launch', lambda target, *args, env: call_by_name(target, args, {}))
+        m.setattr(import_module('cgd.train'), 'launch', lambda target, *args, env: call_by_name(target, *args))
         yield cfg, run(cfg)
 
 

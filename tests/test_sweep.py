@@ -31,7 +31,7 @@ def trained_here():
     "Trainings and merges in this process, which has torch already"
     with pytest.MonkeyPatch.context() as m:
         m.setattr(cgd.pipeline, 'train', lambda *args, **more: fit(*args, **more))
-        m.setattr(cgd.merge, 'launch', lambda target, *args, env: call_by_name(target, args, {}))
+        m.setattr(cgd.merge, 'launch', lambda target, *args, env: call_by_name(target, *args))
         yield
 
 
