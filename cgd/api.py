@@ -68,7 +68,7 @@ def _as_rows(problems:Iterable[dict]) -> list[dict]:
 # %% ../nbs/51_api.ipynb #given
 @contextmanager
 def _named(problems:'str|Path|Iterable[dict]') -> Iterator[tuple[str, int|None]]:
-    "A place that problems can be read from, and how many are wanted; rows are put into a file for as long as the block"
+    "A place to read problems from, and how many; rows are kept in a file while the `with` block lasts"
     if isinstance(problems, (str, Path)):
         place = Plan(RunConfig()).read_set(str(problems))
         yield place.source, place.limit
@@ -110,7 +110,7 @@ def _open_model(model:str, cfg:EngineConfig) -> Engine:
 
 @contextmanager
 def _kept_in(store:'str|Path|Store') -> Iterator[Store]:
-    "A store, which stays open if it was"
+    "A store; one that was open stays open"
     if isinstance(store, Store): yield store
     else:
         with Store(store) as opened: yield opened

@@ -169,7 +169,7 @@ def parser() -> argparse.ArgumentParser:
 def _find_config(
     name:str # a YAML file, or the name of a config that comes with cgd
 ) -> Path:   # the file
-    "The config meant; raises CgdError naming those that come with cgd"
+    "The config file that a name means; raises CgdError naming those that come with cgd"
     if Path(name).is_file(): return Path(name)
     home = shipped('configs')
     ours = sorted(p.relative_to(home).with_suffix('').as_posix() for p in home.rglob('*.yaml'))

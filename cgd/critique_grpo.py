@@ -21,7 +21,7 @@ def find_failed(
     texts:list[str], # completions, `cfg.n` of each problem after the other
     rows:list[dict], # the problem of each
     cfg:RLConfig     # its grader is used
-) -> list[int]:      # where a group begins of which no completion is right
+) -> list[int]:      # the start of each group without a right completion
     "Groups of which all tries fail"
     paid = pay_right(texts, rows, cfg)
     return [at for at in range(0, len(rows), cfg.n) if not any(paid[at:at + cfg.n])]
@@ -110,7 +110,7 @@ _GAMMA = .1   # the paper's
 def token_weights(
     logps # log-probabilities of tokens, given the problem alone
 ):        # of the same shape, at most 1/4
-    "What stands before the gradient of log p where p/(p + .1) is learnt: .1*p/(p + .1)**2"
+    "The factor before the gradient of log p when p/(p + .1) is learnt: .1*p/(p + .1)**2"
     p = logps.exp()
     return _GAMMA*p/(p + _GAMMA)**2
 

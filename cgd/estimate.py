@@ -59,7 +59,7 @@ class _Task:
 
 # %% ../nbs/46_estimate.ipynb #look-up
 def _look_up(task:_Task, requests:list[Request], store:Store|None) -> list: # a completion, or None, for each
-    "Part requests into those that the store has and those that it lacks"
+    "Split requests into those that the store has and those that it lacks"
     identity = task.engine.identity
     keys = [request_key(identity, r) for r in requests]
     found = store.get(keys) if store else {}
@@ -115,7 +115,7 @@ _TEXTS = dict(critique=('critique', 'refinement'), refine=('refinement',), direc
               **{c: (c,) for c in REWRITES})
 
 def _lessons(t:RunTeacher, dealt:list[tuple[dict, dict]], stages:list[str], store:Store|None) -> Iterator[_Task]:
-    "A teacher's work on its drafts, less what is given of it"
+    "A teacher's work on its drafts, without what is already given"
     with t.open() as teacher:
         lacking = {s: [row for row, given in dealt if all(given.get(x) is None for x in _TEXTS[s])] for s in stages}
         if t.oracle:
@@ -133,7 +133,7 @@ def _teacher_task(teacher, stage:str, more:tuple=()) -> _Task:
     return _Task(stage, '', teacher.name, teacher.engine, cap=teacher.cfg.max_new_tokens, more=more)
 
 def _asked(teacher, dealt:list[tuple[dict, dict]], lacking:dict[str, list[dict]], store:Store|None) -> Iterator[_Task]:
-    "What is asked of a language model: each text as soon as those are there that it is asked with"
+    "What is asked of a language model: each text as soon as the texts that its prompt shows exist"
     gold, own = teacher.cfg.with_reference, dict.fromkeys(('critique', 'refine'), ('direct',)*teacher.solves)
     turns = dict(critique=lambda row: critique_messages(teacher.ask, row, gold),
                  refine=lambda row: refine_messages(teacher.ask, row, gold),
@@ -277,7 +277,7 @@ def left_to_do(
 # %% ../nbs/46_estimate.ipynb #model-facts
 @dataclass(frozen=True)
 class _Model:
-    "What of an engine decides its speed"
+    "What decides the speed of an engine"
     kind:str          # vllm, hf or openai; '' for what takes no time
     name:str          # of a served model; '' for one that runs here
     weights:float     # how many; 0 where that is not known
@@ -292,12 +292,12 @@ class _Model:
         return forward_flops(self.shape, tokens - cached, attended(requests, tokens, cached))
 
     def steps(self, requests:int, written:float, longest:float) -> float:
-        "How often the model is asked for a token of each row that is at work"
+        "Decoding steps: each writes one token for every row at work"
         if self.kind != 'vllm': return -(-requests//self.at_once)*longest   # one batch waits for its longest row
         return max(longest, written/self.at_once)
 
     def like(self, session:dict, times:float) -> bool: # of another run
-        "Whether a session tells the speed, its model at most so many times larger or smaller"
+        "Whether a session tells this speed: its model is at most so many times larger or smaller"
         same = all(session[k] == getattr(self, k) for k in ('kind', 'name', 'dtype'))
         return same and (not self.weights or 1/times <= session['weights']/self.weights <= times)
 
@@ -392,7 +392,7 @@ def keep_record(
 
 # %% ../nbs/46_estimate.ipynb #past-runs
 def past_runs() -> list[dict]: # the newest first, twenty at most
-    "What runs on this machine have told of it"
+    "The records that runs on this machine have left"
     files = sorted(cache_folder().glob('runs/*.json'), key=lambda f: f.stat().st_mtime, reverse=True)
     found = []
     for file in files[:100]:

@@ -126,7 +126,7 @@ Licence: Apache-2.0, as its base.
 
 # %% ../nbs/53_expert.ipynb #card-text
 def _confusion_rows(counts:list[dict]) -> list[dict]:
-    "A row a verdict, a column a grade"
+    "One row for each verdict, one column for each grade"
     rows = {c['verdict']: dict(verdict=c['verdict']) for c in counts}
     for c in counts: rows[c['verdict']][c['draft_grade']] = c['n']
     return list(rows.values())

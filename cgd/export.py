@@ -112,7 +112,7 @@ def portable_pairs(
 
 # %% ../nbs/49_export.ipynb #place
 def _place(files:list[Path], out:Path):
-    "Files in another folder, without a second copy on the disk if it can be helped"
+    "Put files into another folder, without a second copy on the disk where possible"
     out.mkdir(parents=True, exist_ok=True)
     for file in files:
         try: os.link(file.resolve(), out/file.name)
@@ -342,7 +342,7 @@ def _shown(turns:tuple) -> list[dict]: # solved examples, in the form of the row
     return [dict(asked=asked['content'], reference=answer['content']) for asked, answer in zip(turns[::2], turns[1::2])]
 
 def _task(taken:_Taken, test, tasks:Path) -> str: # its name
-    "One test as a task of lm-eval: rows, and how they are put"
+    "One test as a task of lm-eval: rows, and how they are asked"
     cfg, items, name = eval_config(taken.plan), test.items, f'cgd_{test.name}'
     benchmark = items.benchmark
     how = json.dumps(dict(name=benchmark.name, kind=benchmark.kind, graders=benchmark.graders))

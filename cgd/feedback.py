@@ -22,7 +22,7 @@ def check_feedback(
         raise CgdError('rewards: right has no positive weight, so sdpo and sd_zero would call every answer right')
 
 def _settings(cfg:RLConfig, arguments:dict, **more):
-    "TRL's settings for SDPO, of which nothing cuts a prompt"
+    "TRL's settings for SDPO, with no limit that would cut a prompt"
     from trl.experimental.sdpo import SDPOConfig
     most = sum(w for w in arguments['reward_weights'] if w > 0)
     return on_these_devices(SDPOConfig(

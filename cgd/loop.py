@@ -93,7 +93,7 @@ def help_report(
 
 # %% ../nbs/57_loop.ipynb #coverage
 def _spend(tokens:int, fresh:list[dict], problem:str) -> float: # 0 or 1, or between for a draft paid in part
-    "Whether so many tokens of drafts hold a right one"
+    "Whether drafts of so many tokens contain a right one"
     for row in fresh:
         if tokens <= 0: return 0.
         if row['draft_grade'] == 'right': return min(tokens/max(row['draft_tokens'], 1), 1.)

@@ -32,7 +32,7 @@ def _cut(
     text:str,   # a problem
     share:float # of its words that are shown
 ) -> tuple[str, str]:
-    "A text in two parts, which have a word each at least"
+    "A text in two parts of at least one word each"
     ends = [word.end() for word in re.finditer(r'\S+', text)]
     shown = min(max(round(share * len(ends)), 1), len(ends) - 1)
     return text[:ends[shown - 1]], text[ends[shown - 1]:]
@@ -46,7 +46,7 @@ def _reproduced(
     rest:str, # of a problem
     text:str  # that a model wrote instead
 ) -> dict:    # words of the rest, share of them that came, exact
-    "How much of the rest is in the text, as far as that is no longer"
+    "How much of the rest is in the text, once that is cut to the length of the rest"
     if not find_spec('rouge_score'): raise CgdError("rouge-score is not installed: pip install 'cgd[eval]'")
     from rouge_score.rouge_scorer import RougeScorer
     words = rest.split()

@@ -122,7 +122,7 @@ def run(
 
 # %% ../nbs/47_pipeline.ipynb #go-on
 def _grow(plan:Plan, how:str):
-    "Say how a run grows, and drop what was said of its students as they were: until all are tested, it is not done"
+    "Say how a run grows, and drop the results of its old students: until all are tested, the run is not done"
     print(f'{plan.cfg.path()} grows: {how}')
     told = [f for folder in ('records', 'lm_eval') for f in plan.cfg.path(folder).glob('*')]
     measured = list(plan.cfg.path('probed').glob('*.csv'))
@@ -245,7 +245,7 @@ def _check_unparsed(traces:list[dict], most:float, sure:bool=False):
                    f'more than {most:.0%}; what was written is kept. {why}')
 
 def _check_first(cfg:RunConfig, drafts:list[dict], teacher, store:Store):
-    "Stop a teacher who makes rubbish at once; the first critiques are found in the store later"
+    "Stop a teacher with unreadable verdicts early; the first critiques are found in the store later"
     if cfg.max_unparsed < 1: _check_unparsed(critique(drafts[:_FIRST], teacher, store), cfg.max_unparsed, True)
 
 # %% ../nbs/47_pipeline.ipynb #add-columns
@@ -363,7 +363,7 @@ class _Lessons:
 
 # %% ../nbs/47_pipeline.ipynb #same-rows
 def _usable_by_all(plan:Plan, traces:list[dict]) -> tuple[list[Pairs], dict[str, list[dict]]]:
-    "The pairs of each method that has some, and the rows of each that rolls out; raises CgdError if there are none"
+    "The pairs of each method that has pairs, and the rows of each on-policy one; raises CgdError if there are none"
     cfg, pairs = plan.cfg, [*plan.pair_methods]
     rolling = [m for t in plan.trainings.values() if t.on_policy for m in t.methods]
     reading = [m for m in rolling if m.columns]
@@ -380,7 +380,7 @@ def _usable_by_all(plan:Plan, traces:list[dict]) -> tuple[list[Pairs], dict[str,
     return views[:len(pairs)], {m.name: _rolled_out(m, usable[m.name][0], ids, cfg) for m in rolling}
 
 def _rolled_out(m:Method, usable:list[dict], ids:set[str], cfg:RunConfig) -> list[dict]: # ids: of rows that all have
-    "What a method that rolls out reads: made of all that it can use, then the rows, or problems, that all methods have"
+    "Rows of an on-policy method: made from all that it can use, then cut to rows, or problems, that all methods have"
     changed = change_rows(set_context(m, cfg.rl.context), usable, cfg.views)
     common = {r['problem_id'] for r in usable if r['row_id'] in ids}
     one_each = len(changed) != len(usable)   # some make one row of all that a problem has
@@ -404,7 +404,7 @@ def _validation_pairs(plan:Plan, t:Training, traces:list[dict]) -> Pairs:
 
 # %% ../nbs/47_pipeline.ipynb #share-out
 def _share_problems(plan:Plan, pairs:dict[str, Pairs]) -> dict[str, Pairs]: # by training
-    "Of a-then-b, a share of the problems for a and the others for all after it, if a run wants it; one alone has all"
+    "In a-then-b, a share of the problems for a and the rest for its followers, if a run asks for it; others have all"
     cfg, firsts = plan.cfg.views, {t.chain[0].name for t in plan.trainings.values() if t.first}
     if cfg.first_share is None: return pairs
     problems = {r['bare_problem'] for p in pairs.values() for r in p.rows}
@@ -431,7 +431,7 @@ def _compose_pairs(plan:Plan, views:list[Pairs], tokenizer) -> dict[str, Pairs]:
 
 # %% ../nbs/47_pipeline.ipynb #compose-pairs
 def _drop_same(plan:Plan, pairs:dict[str, Pairs]):
-    "Of methods whose pairs coincide keep the first, those that something goes on from, and those with another loss"
+    "Where pairs coincide, keep the first method, first stages of chains, and methods with another loss"
     first_stages = {t.first.name for t in plan.trainings.values() if t.first}
     alone = [p for m, p in pairs.items() if m in plan.cfg.methods
              and not (plan.trainings[m].first or plan.trainings[m].tied)]
@@ -530,8 +530,8 @@ def _train_one(plan:Plan, t:Training, lessons:_Lessons):
 def train_stage(
     plan:Plan,       # of the run
     lessons:_Lessons # from `pairs_stage`
-) -> dict[str, str]: # method -> folder of its student: an adapter if it stays one, or else a whole model
-    "Train all that is to be trained; first stages that are no methods of the run are not given back"
+) -> dict[str, str]: # method -> folder of its student: an adapter if it stays one, otherwise a whole model
+    "Train everything; first stages that are not methods of the run are not returned"
     import torch
     cfg, done = plan.cfg, {}
     # a card's memory is free only when the process that used it has ended
@@ -561,7 +561,7 @@ def _test_line(plan:Plan, method:str, test:str, records:list[dict], there:bool) 
 
 # %% ../nbs/47_pipeline.ipynb #tell-test
 def _doubt_test(method:str, test:str, records:list[dict]) -> str: # '' if there is none
-    "A word if a score says little of the model, with the setting to change"
+    "A warning if a score says little about the model, with the setting to change"
     n, grader, who = len(records), _score(records)[0], 'untrained' if method == 'base' else method
     if sum(r['finish_reason'] == 'length' for r in records) > n/2:
         return f'{who} on {test}: most of the {n} answers were cut off; raise --eval.max-new-tokens'
@@ -583,7 +583,7 @@ def _tell_test(plan:Plan, method:str, test:str, records:list[dict], there:bool):
 
 # %% ../nbs/47_pipeline.ipynb #examine
 def _examine(plan:Plan, method:str, engine:Engine, store:Store):
-    "Put one model to every benchmark and keep its records"
+    "Test one model on every benchmark and keep its records"
     cfg, held = plan.cfg, len(store)
     begin_step(f'test {method}')
     how = eval_config(plan)
@@ -607,7 +607,7 @@ def eval_stage(
     store:Store,             # where completions are kept
     engine:Engine|None=None  # the untrained student's, if it is loaded already
 ) -> list[Path]:             # files of records
-    "Put each model to every benchmark"
+    "Test each model on every benchmark"
     adapters = tuple(f for f in models.values() if Path(f, 'adapter_config.json').exists())
     with nullcontext(engine) if engine else open_student(plan, plan.cfg.student, adapters=adapters) as engine:
         whole = lambda item: item[1] not in (plan.cfg.student, *adapters)   # after it, the engine's base is another

@@ -223,7 +223,7 @@ class RunTeacher:
 
 # %% ../nbs/44_plan.ipynb #training-reads
 def _read_trainings(cfg:RunConfig) -> dict[str, Training]: # so that columns which rewards read are made
-    "What a config names, and what that goes on from; what learns from its own answers with what its rewards read"
+    "The trainings that a config names or goes on from; those on own answers with the columns their rewards read"
     named = [t for m in cfg.methods for t in read_training(m).chain]
     def whole(t): return replace(t, methods=tuple(with_reads(m, cfg.rl) for m in t.methods)) if t.on_policy else t
     return {t.name: whole(t) for t in named}
@@ -236,18 +236,18 @@ class _Words:
 
     @cached_property
     def trainings(self) -> dict[str, Training]:
-        "All that is trained, by name, each after what it goes on from"
+        "All trainings by name, each after the one that it goes on from"
         return _read_trainings(self.cfg)
 
     @cached_property
     def pair_methods(self) -> tuple[Method, ...]:
-        "What the training pairs are of, each once"
+        "The methods that have training pairs, each once"
         used = [m for t in self.trainings.values() if not t.on_policy for m in t.methods]
         return tuple({m.name: m for m in used}.values())
 
     @cached_property
     def stages(self) -> set[str]:
-        "Whose texts the trainings and filters need"
+        "The stages whose texts the trainings and filters need"
         trained, views = self.trainings.values(), self.cfg.views
         return {s for t in trained for s in (*t.stages, *(s for m in t.methods for s in filter_stages(m, views)))}
 
@@ -631,7 +631,7 @@ _OF_ENGINE = ('dtype', 'max_model_len', 'adapter', 'quantization', 'thinking', '
               'steer', 'steer_strength')
 
 def _vouched(spec:str, engine:EngineConfig) -> str:
-    "An endpoint whose model is known by `served_as` may stand anywhere"
+    "A model's spec; without the address of an endpoint if `served_as` names its model"
     return spec.rpartition('@')[0] if engine.served_as and spec.startswith('openai:') else spec
 
 def _settings_that_count(plan:Plan) -> dict[str, Any]: # dotted name -> value

@@ -108,7 +108,7 @@ def _need(rows:list[dict], *columns:str):
 _NO_PAIR = dict(chosen='', rejected='')
 
 def _compare(row:dict, better:str, worse:str) -> dict:
-    "A row whose two texts are named by what they are in the pair"
+    "A row with its two texts named chosen and rejected"
     named = dict(chosen=better, rejected=worse)
     return row | {f'{new}{end}': row.get(f'{old}{end}') for new, old in named.items() for end in ('', '_grade')}
 

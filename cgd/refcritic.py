@@ -49,7 +49,7 @@ def refine_shares(
     store:Store,     # where its tries are kept
     grader:str       # a name in GRADERS
 ) -> list[float|None]: # None where the prompt was too long for it, or no try ended
-    "Of the solver's tries with each critique, the share that is right"
+    "For each critique, the share of the solver's tries that are right"
     asked = [r for row in rows for r in retry_requests(row | dict(row_id=row['problem_id']), SOLVER)]
     done = complete(engine, asked, store, 'refines')
     graded = outcomes([row for row in rows for _ in range(SOLVER.n)], [c.text for c in done], grader)

@@ -115,7 +115,7 @@ def _benchmark_examples(
 
 # %% ../nbs/43_report.ipynb #check-examples
 def _check_examples(found:list[dict], records:dict, base:str):
-    "Raise CgdError for examples that share an id, or that nothing is compared with"
+    "Raise CgdError for examples that share an id, and for tests without records of `base`"
     if twice := [id for id, n in Counter(e['id'] for e in found).items() if n > 1]:
         raise CgdError(f'{twice[0]}: {len(twice)} examples have an id that another has; are two runs in one table?')
     if lacking := {b for _, b in records} - {b for m, b in records if m == base}:
@@ -137,7 +137,7 @@ def examples(
 # %% ../nbs/43_report.ipynb #fixed-examples
 def fixed_examples(
     found:list[dict] # examples
-) -> list[dict]:     # one of teaching and one of the first test, as far as there are such
+) -> list[dict]:     # one of teaching and one of the first test, where there is one
     "The problems that a page shows whole: the same for every run on the same problems"
     first_test = next((e['set'] for e in found if e['set'] != _TEACHING), None)
     groups = [[e for e in found if e['set'] == name] for name in (_TEACHING, first_test)]
@@ -145,7 +145,7 @@ def fixed_examples(
 
 # %% ../nbs/43_report.ipynb #learnt-tokens
 def _readable(tokenizer, ids:list[int]) -> list[str]: # as many as can be read by themselves
-    "Tokens as text, those joined that make a character only together"
+    "Tokens as text; those that make a character only together are joined"
     texts, open_ids = [], []
     for id in ids:
         open_ids.append(id)
@@ -199,11 +199,11 @@ _TEXTS, _SPOKEN = ('prompt', 'reference', 'solution'), ('text', 'found', 'quotes
 _CHUNK = 500   # examples
 
 def _texts_of(e:dict) -> dict:
-    "What of an example is only read when it is shown"
+    "The part of an example that is only read when it is shown"
     return {k: e[k] for k in _TEXTS} | dict(voices=[{k: v[k] for k in _SPOKEN if k in v} for v in e['voices']])
 
 def _index_of(e:dict, problems:dict[str, int]) -> dict: # prompt -> number
-    "The rest, with how its problem begins and which it is"
+    "The rest, with the start of its problem and the number of that problem"
     return {k: v for k, v in e.items() if k not in _TEXTS} | dict(
         problem=' '.join(e['prompt'][:140].split()), group=problems.setdefault(e['prompt'], len(problems)),
         voices=[{k: x for k, x in v.items() if k not in _SPOKEN and x is not None} for v in e['voices']])
@@ -260,8 +260,8 @@ def _ends(
 # %% ../nbs/43_report.ipynb #columns
 def _columns(
     rows:list[dict] # a table
-) -> list[str]:     # in the order of the rows, but p beside what it is the p of
-    "The columns to show: those with anything in them, an interval's ends not by themselves"
+) -> list[str]:     # in the order of the rows, with p beside its estimate
+    "The columns to show: those that hold anything, without the two ends of an interval"
     every = list(dict.fromkeys(c for r in rows for c in r))
     bounds = {end for r in rows for c in r for end in _ends(r, c) or ()}
     shown = [c for c in every if c not in bounds and not all(_missing(r.get(c)) for r in rows)]
@@ -342,7 +342,7 @@ def _graded_cell(row:dict, graders:list[str], rows:list[dict]) -> dict:
     return by[own[0]] | dict(by=by, of=' '.join(own))
 
 def _table_row(row:dict, shown:list[str], graders:list[str], rows:list[dict]) -> dict:
-    "Its cells, and which grader it is of where rows of several stand together"
+    "The row's cells, and its grader where rows by several graders stand together"
     cells = [_graded_cell(row, graders, rows) if c is graders else _cell(row, c, rows) for c in shown]
     alike = (r['grader'] for r in rows if r.get('grader') and r.get('benchmark') == row.get('benchmark'))
     return dict(cells=cells, grader=row.get('grader'), of=' '.join(dict.fromkeys(alike)))
@@ -383,7 +383,7 @@ def asset(
     return text.replace('\r\n', '\n')   # as a browser reads it, for its hash
 
 def vendored() -> dict[str, dict]: # file -> package, version, path, licence, sha256
-    "Whose files are in the page"
+    "The third-party files in the page"
     return tomllib.loads(asset('vendored.toml'))
 
 # %% ../nbs/43_report.ipynb #assets

@@ -46,14 +46,14 @@ def read_records(
 def graders_with_outcomes(
     rows:list[dict] # graded answers
 ) -> tuple[str, ...]: # the main one first
-    "Whose outcomes are there"
+    "The graders that gave outcomes"
     return tuple(g for g in graders_of(rows) if rows[0][g] is not None)
 
 def score_groups(
     groups:dict[tuple, list[dict]], # answers, by the values of `fields`
     fields:tuple                    # what tells them apart, such as method and benchmark
 ) -> list[dict]: # the fields, and the scores of `evaluate.summarise`
-    "One line a group of answers"
+    "One line for each group of answers"
     return [dict(zip(fields, key)) | summarise(own, graders_with_outcomes(own)) for key, own in groups.items()]
 
 # %% ../nbs/45_results.ipynb #with-holm
@@ -67,7 +67,7 @@ def with_holm(
 
 # %% ../nbs/45_results.ipynb #evaluated
 def _evaluated(plan:Plan, records:dict) -> list[str]: # raises CgdError if one is still to be evaluated
-    "The methods with a student of their own: one whose pairs were another's has none"
+    "The methods with a student of their own: one whose pairs coincide with another's has none"
     def there(m): return plan.trainings[m].on_policy or any(m == method for method, _ in records) \
         or plan.cfg.path('pairs', f'{m}.jsonl').exists()
     methods = ['base', *filter(there, plan.cfg.methods)]
@@ -184,7 +184,7 @@ def teaching_gap(
 
 # %% ../nbs/45_results.ipynb #run-names
 def _run_names(folders:list[Path]) -> list[str]: # as short as tells them apart
-    "What runs are called beside each other"
+    "Short names that tell runs apart"
     parts = [f.resolve().parts for f in folders]
     if len({*parts}) < len(parts): raise CgdError(f'{folders[0]}: a run cannot be compared with itself; name two')
     depth = next(d for d in range(1, max(map(len, parts)) + 1) if len({p[-d:] for p in parts}) == len(parts))
@@ -216,7 +216,7 @@ def _check_same_items(benchmark:str, a:str, ours:list[dict], b:str, theirs:list[
 
 # %% ../nbs/45_results.ipynb #compared-methods
 def _partners(ours:list[str], theirs:list[str]) -> list[tuple[str, str]]: # methods of two runs
-    "Like with like; if no method but the untrained student is in both, each of one with each of the other"
+    "The same method of both runs; if they share only the untrained student, each of one with each of the other"
     if alike := [(m, m) for m in ours if m in theirs and m != 'base']: return alike
     own, other = ([m for m in ms if m != 'base'] for ms in (ours, theirs))
     return [(x, y) for x in own for y in other] or [(x, y) for x in ours for y in theirs]
@@ -397,7 +397,7 @@ def teacher_shapes(
 def read_trainings(
     plan:Plan # of a run
 ) -> dict[str, dict]: # by method
-    "What each finished training of a run says of itself"
+    "The record of each finished training of a run"
     files = sorted(plan.cfg.path('models').glob('*/train.json'))
     return {file.parent.name: json.loads(file.read_text()) for file in files}
 

@@ -50,7 +50,7 @@ def soft_logprobs(
 
 # %% ../nbs/58_soft.ipynb #with-head
 def _with_head(function):
-    "TRL's kernel exchanged for a function, as long as the `with` block lasts"
+    "Replace TRL's kernel with a function while the `with` block lasts"
     return patch('trl.trainer.utils._ChunkedLogProbFunction', SimpleNamespace(apply=function))
 
 def _read(model, batch:dict) -> tuple: # hidden states of the targets; weight and bias of the head
@@ -66,7 +66,7 @@ def _read(model, batch:dict) -> tuple: # hidden states of the targets; weight an
 # %% ../nbs/58_soft.ipynb #dropping
 @contextmanager
 def _dropping(model, rate:float):
-    "The dropouts of a model, LoRA's left out, at a rate as long as the `with` block lasts; CgdError if it has none"
+    "Set a model's dropouts, except LoRA's, to a rate while the `with` block lasts; CgdError if it has none"
     from torch.nn import Dropout
     own = [m for name, m in model.named_modules() if 'lora_dropout' not in name]
     places = [(m, 'p') for m in own if isinstance(m, Dropout)]

@@ -296,7 +296,7 @@ def _probed(sweep:SweepConfig) -> dict[str, list[dict]]: # by file name: uncerta
 
 # %% ../nbs/48_sweep.ipynb #data-sessions
 def _data_sessions(sweep:SweepConfig) -> list[dict]: # see `store.sessions`
-    "What making the data took: from the store, or else from the table that an earlier sitting left"
+    "What making the data took: from the store, otherwise from the table that an earlier sitting left"
     import pandas as pd
     made, kept = [], sweep.tables_folder/'sessions.csv'
     if (file := sweep.path('store.sqlite')).exists():

@@ -32,7 +32,7 @@ def gather_drafts(
     rows:list[dict], # problems, or traces of them
     cfg              # of the run; not read
 ) -> list[dict]:     # a row a problem, with memory: its whole drafts, each once
-    "What memory may begin from"
+    "The drafts that memory may begin with"
     problems, drafts = {}, defaultdict(dict)
     for r in rows:
         problems.setdefault(r['problem_id'], r)
@@ -42,7 +42,7 @@ def gather_drafts(
 
 # %% ../nbs/60_trice.ipynb #first-memory
 def _first_memory(rows:list[dict], tokenizer, cfg:RLConfig, pay) -> dict[str, list[list[int]]]: # [] where none is
-    "Of each problem n/2 answers: its right drafts that fit, one after the other and again"
+    "n/2 answers for each problem: its right drafts that fit, repeated in turn"
     problems = {r['problem_id']: r for r in rows}
     drafts = [(r, text) for r in problems.values() for text in r['memory']]
     texts, ended = [[dict(content=t)] for _, t in drafts], [[tokenizer.eos_token_id]]*len(drafts)
@@ -71,7 +71,7 @@ def _recall(
 
 # %% ../nbs/60_trice.ipynb #padded
 def _padded(prompts:list[list[int]], answers:list[list[int]], weights:list[float], pad_id:int) -> dict:
-    "Rows as TRL shuffles them and shares them out"
+    "Rows padded as TRL shuffles and divides them"
     import torch
     from trl.trainer.utils import pad
     made = dict(advantages=torch.tensor(weights))
