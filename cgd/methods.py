@@ -427,8 +427,8 @@ METHODS |= {m.name: m for m in (
            'its own is right, and learns it; a control variate takes off what it would learn of any new one. Memory '
            'begins from right drafts; settings ours.',
            colour='#4169e1', mark='$T$', trainer='cgd.trice:trice_trainer', **_TRICE),
-    Method('trice_basic', 'TRICE without control variate', 'Remembers a right answer to each problem until a new one '
-           'of its own is right, and learns it. Memory begins from right drafts; settings ours.',
+    Method('trice_basic', 'TRICE without control variate', 'Learns a right answer to each problem, remembered until a '
+           'new one of its own is right. Memory begins from right drafts; settings ours.',
            colour='#a3b8f0', mark='$t$', trainer='cgd.trice:trice_basic_trainer', **_TRICE),
 )}
 
