@@ -131,7 +131,7 @@ def grouped(
 
 # %% ../nbs/39_analysis.ipynb #shares-changed
 def _shares_changed(named:set[int], moved:set[int], n:int) -> dict[str, float|None]: # steps; n: of the draft
-    "How far what is changed is what was named; None where there is nothing to take a share of"
+    "How far the changed steps are the named ones; None where there is nothing to divide by"
     others = set(range(n)) - named
     return dict(step_overlap=len(named & moved) / len(named | moved) if named else None,
                 named_changed=len(named & moved) / len(named) if named else None,

@@ -17,7 +17,7 @@ from .recipe import TrainConfig, devices, training_dtype
 # %% ../nbs/29_batches.ipynb #pack
 def pack_rows(
     rows:list[dict], # input_ids and labels
-    cfg:TrainConfig, # device_batch_size: a pack is as long as so many pairs of mean length, or as the longest pair
+    cfg:TrainConfig, # a pack is as long as device_batch_size pairs of mean length, or as the longest pair
     batching:str     # from `choose_batching`
 ):                   # a Dataset; packs have the lengths of what is in each
     "Rows for the trainer, in packs if the batching wants them"
@@ -36,14 +36,14 @@ def _documents(positions) -> list[tuple[int, int, int]]:
     return [(start, end, int(positions[start])) for start, end in zip(edges, edges[1:])]
 
 # %% ../nbs/29_batches.ipynb #plain-attention
-_SHORT = 512   # tokens; with more, plain products gain nothing and keep too many weights for the way back
+_SHORT = 512   # tokens; with more, plain products gain nothing and keep too many weights for the backward pass
 
 def _by_products(query, keys:int, dropout:float) -> bool:
     "Whether plain products are to take the place of PyTorch's attention"
     import torch
     return query.dtype != torch.float32 and not dropout and keys <= _SHORT
 
-def _plain_attention(query, key, value, scale=None): # the last query is of the last key
+def _plain_attention(query, key, value, scale=None): # the last query belongs to the last key
     "Causal attention by plain products, as PyTorch's own has it; heads may share keys"
     import torch
     (rows, heads, n, width), (_, groups, keys, _) = query.shape, key.shape
@@ -77,7 +77,7 @@ def _attend_apart(module, query, key, value, mask, dropout=0., scaling=None, pos
 # %% ../nbs/29_batches.ipynb #attends-apart
 def attends_apart(
     folder:str # of the student
-) -> bool:     # False on a GPU, and where attention is more than causal, or no part that can be exchanged
+) -> bool:     # False on a GPU, and where attention is more than causal or cannot be replaced
     "Whether the student's attention can run text by text here"
     import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
@@ -110,13 +110,13 @@ def _share_beginning(batch:dict) -> dict:
     return {k: v[:, keep] for k, v in (batch | dict(attention_mask=readers)).items()}
 
 # %% ../nbs/29_batches.ipynb #lay-tries
-def _lay_out(ids, seen, labels) -> dict: # ids and labels of padded rows; seen: 0 where they are padded
-    "Rows laid end to end, what they begin with kept once"
+def _lay_out(ids, seen, labels) -> dict: # of padded rows; seen: 0 where they are padded
+    "Rows laid end to end, with their common beginning kept once"
     rows = dict(input_ids=ids, position_ids=seen.cumsum(1) - 1, labels=labels)
     return _share_beginning({k: v[seen.bool()][None] for k, v in rows.items()})
 
 def _by_prompt(ids, seen, labels) -> list[list[int]]:
-    "Rows that are alike up to what is learnt of them"
+    "Groups of rows that are alike before the first learnt token"
     groups = defaultdict(list)
     for i, (row, there, learnt) in enumerate(zip(ids, seen.bool(), labels != -100)):
         before = there & (learnt.cumsum(0) == 0)
@@ -125,7 +125,7 @@ def _by_prompt(ids, seen, labels) -> list[list[int]]:
 
 # %% ../nbs/29_batches.ipynb #read-once
 def _reading_once(usual:Callable) -> Callable: # usual: a forward with TRL's fused head
-    "A forward whose output is as ever: of each token but the first of a row, 0 where nothing is learnt"
+    "A forward with the usual output: for each token except the first of a row, 0 where nothing is learnt"
     @wraps(usual)
     def forward(input_ids=None, attention_mask=None, labels=None, fused_lm_head=False, **more):
         import torch
@@ -195,7 +195,7 @@ def choose_batching(
 
 # %% ../nbs/29_batches.ipynb #by-length
 def _by_length(trainer, cfg:TrainConfig):
-    "A sampler that puts rows of like length together, anew for each epoch: the same on any devices, and after a kill"
+    "A sampler that groups rows of similar length, anew each epoch: the same on any devices, and after a kill"
     from torch import Generator
     from transformers.trainer_pt_utils import LengthGroupedSampler
     class ByLength(LengthGroupedSampler):

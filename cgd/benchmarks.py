@@ -357,7 +357,7 @@ def _stated(row:dict, text:str) -> Grade: # the reference is a letter in bracket
 
 # %% ../nbs/36_benchmarks.ipynb #value
 def _value(text:str) -> Fraction|None:
-    "The number that a text is; None if it is none"
+    "A text as a number; None if it is not one"
     exact = to_number(text)
     if exact is not None: return exact
     try: return Fraction(float(text))
@@ -549,7 +549,7 @@ os._exit(0)
 """
 
 def _ending(told:tuple, code:int, noise:bytes) -> dict:
-    "What became of a program, from what stood behind the mark, its exit code and its complaints"
+    "What became of a program, by the text after the mark, its exit code and its error output"
     _, found, line = told
     how, _, error = line.decode(errors='replace').partition(' ')
     if found: return dict(outcome='wrong' if error else 'right', error=error, confined=how)

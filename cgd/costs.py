@@ -118,7 +118,7 @@ def oracle_sessions(
 def given_sessions(
     traces:list[dict] # perhaps of a half-finished table
 ) -> list[dict]:      # rows like a store's sessions
-    "Who made the texts that a run was given is not known, and what they cost neither"
+    "Texts that a run was given; neither their maker nor their cost is known"
     unknown = dict(model=GIVEN, prompt_tokens=None, completion_tokens=None, seconds=0.)
     def given(text): # several teachers may have reviewed one draft
         rows = [r for r in traces if r.get(f'{text}_key') == GIVEN and r[text]]

@@ -317,7 +317,7 @@ def self_refine(
     critic:Engine|None=None,   # who criticises, asked with the same `cfg`; by default the model itself
     stop:bool=False            # whether an answer whose critique says right stays, and costs no more
 ) -> list[list[dict]]: # records before and after each round; with `critique`, `spent` (tokens of both), and `stopped`
-    "Answer, criticise, refine; repeated, it asks for nothing"
+    "Answer, criticise, refine; a repeated call asks nothing again"
     if rounds < 0: raise CgdError(f'rounds: expected 0 or more, got {rounds}')
     row, more = {p['problem_id']: p for p in problems}, ('critique', 'spent', *['stopped']*stop)
     first = evaluate(engine, problems, cfg, store, allow_code)
@@ -350,7 +350,7 @@ def at_budget(
     strategies:dict[str, list[dict]], # name -> records, one a problem, with `spent`; others are compared with the first
     grader:str='strict'               # whose outcomes count
 ) -> list[dict]:                      # strategy, n, tokens a problem, right, low, high, difference to the first, p
-    "What each way to spend tokens gets for them"
+    "The accuracy that each way to spend tokens reaches"
     rows, first = [], next(iter(strategies.values()))
     for name, records in strategies.items():
         right, low, high = mean_interval(list(by_problem(records, grader).values()))

@@ -128,7 +128,7 @@ def _seeds_text(
 def _told_apart(
     models:list[tuple[str, str]] # (arm, method)
 ) -> dict[tuple[str, str], str]: # (arm, method) -> ' [arm]' or nothing
-    "What is to be added to a method's name where it stands in several arms"
+    "What to add to a method's name if it is in several arms"
     arms = defaultdict(set)
     for arm, method in models: arms[method].add(arm)
     return {(arm, method): f' [{arm}]' if arm and len(arms[method]) > 1 else '' for arm, method in models}
@@ -232,7 +232,7 @@ def plot_accuracy(
     ax:Axes=None,       # drawn on if given, else a new plot
     labels:dict=None    # (arm, method) -> name of its row, if other panels stand beside it
 ) -> Axes:
-    "Accuracy by method with 95% intervals, by the first two graders: in mathematics the box and the last number"
+    "Accuracy by method with 95% intervals, by the first two graders, such as the box and the last number"
     labels = labels or _labels(results)
     ax = ax or new_axes(6, .6 + .45 * len(labels))
     names = _distinct(g for r in results for g in graders_in(r))[:2]
@@ -373,7 +373,7 @@ def plot_contrasts(
 
 # %% ../nbs/42_figures.ipynb #of-targets
 def _by_measure(losses:list[dict]) -> list[dict]: # measure: '' for the loss, or 'reward'
-    "Each training by the number that tells how it goes"
+    "Each training's rows with the measure to draw: the loss, or the reward"
     paid = [r.get('reward') is not None and r['reward'] == r['reward'] for r in losses]
     return [r | dict(measure='reward'*is_paid) for r, is_paid in sorted(zip(losses, paid), key=lambda x: x[1])]
 
@@ -814,7 +814,7 @@ def _earlier(rows:list[dict]) -> list[dict]: # as rows of the chain
             for r in rows if r['method'] in names and r['stage'] == 'train']
 
 def _taught(rows:list[dict], column:str) -> str:
-    "The teacher's share of a whole run; a sweep's bill is no whole"
+    "The teacher's share of a whole run; a sweep's bill is not a whole run"
     if not any(r['stage'] == 'evaluate' for r in rows): return 'one training of each method'
     taught = sum(r[column] for r in rows if r['who'] == 'teacher')
     return f'teacher: {100 * taught / (sum(r[column] for r in rows) or 1):.0f}% of all'
@@ -890,7 +890,7 @@ def plot_time(
 def without_grid(
     rows:list[dict] # of a sweep's outcomes or scores: method, point (JSON)
 ) -> list[dict]:    # none if every arm has a grid
-    "Rows of runs that differ by seed alone, so that their mean says something, and of the untrained student"
+    "Rows of runs that differ by seed alone, where a mean makes sense, and of the untrained student"
     plain = [r for r in rows if r.get('point', '{}') == '{}']
     return plain if any(r['method'] != BASE.name for r in plain) else []
 

@@ -54,7 +54,7 @@ def _changes(cfg:TrainConfig, gpu:bool) -> list[dict]:
     sizes = [s for s in range(size - 1, 0, -1) if cfg.batch_size % (s*devices(cfg)) == 0]   # that divide the batch
     again = {} if cfg.recomputes(gpu) else dict(gradient_checkpointing=True)
     same = [{}, again, *(again | dict(device_batch_size=s) for s in sizes)]
-    fewer = ['full', 'lora', 'qlora'] if gpu else ['full', 'lora']   # 4-bit weights want a GPU
+    fewer = ['full', 'lora', 'qlora'] if gpu else ['full', 'lora']   # 4-bit weights need a GPU
     fewer = fewer[fewer.index(cfg.tuning) + 1:] if cfg.tuning in fewer else []
     return [*same, *(dict(tuning=m) | change for m in fewer for change in same)]
 

@@ -19,12 +19,12 @@ from .answers import _SPACED, to_number
 
 # %% ../nbs/23_leaks.ipynb #digits
 def _digits(number:str) -> str:
-    "A number as it is compared: 15.0 is 15, and 0.50 is .5"
+    "The form in which numbers are compared: 15.0 is 15, and 0.50 is .5"
     if '.' in number: number = number.rstrip('0').rstrip('.')
     return number.lstrip('0') or '0'
 
 def _decimals(value:Fraction) -> str|None:
-    "A number's digits; None if they do not end"
+    "The digits of a number; None if its decimals never end"
     text = format(Decimal(value.numerator) / value.denominator, 'f').removeprefix('-')
     return _digits(text) if Fraction(text) == abs(value) else None
 
@@ -72,7 +72,7 @@ def _spelt(text:str) -> str:
 def _states_spelling(text:str, gold:str) -> bool:
     "Is an answer in a text, and not a part of another?"
     parts, small = re.findall(r'\d+|[^\W\d_]+', re.sub(r'\\[a-z]+', ' ', gold.casefold())), text.casefold()
-    if not all(part in small for part in parts): return False   # soon said, and most often so
+    if not all(part in small for part in parts): return False   # quick, and the usual case
     text, gold = _spelt(text), _spelt(gold)
     before = r'(?<![\w.)\]])' if gold.startswith('-') else r'(?<![\w.\\])(?<!^-)(?<![^\w)\]]-)'
     any_case = re.I if re.fullmatch(r'[^\W\d_]{2,}(?:[ -][^\W\d_]+)*', gold) else 0   # words

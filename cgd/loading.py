@@ -38,7 +38,7 @@ def load_base(
     import torch
     from transformers import AutoModelForCausalLM
     if not torch.cuda.is_available(): _without_triton()
-    elif 'LOCAL_RANK' in os.environ: torch.cuda.set_device(int(os.environ['LOCAL_RANK']))   # a card for each process
+    elif 'LOCAL_RANK' in os.environ: torch.cuda.set_device(int(os.environ['LOCAL_RANK']))   # one card per process
     half = getattr(torch, training_dtype(cfg))
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32 if cfg.tuning == 'full' else half,   # small updates vanish in 16 bits
@@ -69,13 +69,13 @@ def _load_trl(folder:str, cfg:TrainConfig, batching:str):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=cfg.recomputes(gpu))
     set_seed(cfg.seed)
     model = get_peft_model(model, lora_config(cfg))
-    if not gpu and choose_parallel(cfg) != 'fsdp2': lean_adapters(model)   # shards are whole in their own layer only
+    if not gpu and choose_parallel(cfg) != 'fsdp2': lean_adapters(model)   # a shard is whole only while its layer runs
     return model
 
 # %% ../nbs/30_loading.ipynb #lean-product
 @cache
 def _lean_product():
-    "xW' + s(xA')B' for a weight W that is not trained, as a function of autograd; torch is imported no sooner"
+    "xW' + s(xA')B' for a weight W that is not trained, as a function of autograd; imports torch only now"
     import torch
     class LeanProduct(torch.autograd.Function):
         @staticmethod
@@ -98,7 +98,7 @@ def _lean_product():
 
 # %% ../nbs/30_loading.ipynb #lean-adapters
 def _lean_forward(layer, usual:Callable, x, *more, **named):
-    "An adapted linear layer's output; by PEFT itself where there is more to it than one adapter's products"
+    "An adapted linear layer's output; left to PEFT where it is more than one adapter's products"
     if more or named or layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
         return usual(x, *more, **named)
     (name,), base = layer.active_adapters, layer.base_layer
@@ -180,7 +180,7 @@ def load_student(
 # %% ../nbs/30_loading.ipynb #frozen-logprobs
 @cache
 def _frozen_logprobs():
-    "Log-probabilities, entropies and whether the target is likeliest, by a head that is not trained"
+    "Log-probabilities, entropies and whether the target is likeliest, for a head that is not trained"
     import torch
     class FrozenLogprobs(torch.autograd.Function):
         @staticmethod
@@ -237,7 +237,7 @@ def _torch_logprobs(hidden, weight, bias, targets, temperature, chunk, softcap, 
 
 def _without_triton():
     import trl.trainer.utils
-    def by_tokens(hidden, weight, bias, targets, temperature, columns, *rest):   # TRL's pieces are of the vocabulary
+    def by_tokens(hidden, weight, bias, targets, temperature, columns, *rest):   # TRL cuts the vocabulary into pieces
         return _torch_logprobs(hidden, weight, bias, targets, temperature, 256, *rest)
     trl.trainer.utils._ChunkedLogProbFunction = SimpleNamespace(apply=by_tokens)
 
@@ -261,7 +261,7 @@ def end_turns(
     model,    # from transformers
     tokenizer # that it is trained with
 ):
-    "Let a model's generation config name the end of turn that it has learnt, beside the ends it named before"
+    "Add the learnt end of turn to the ends that a model's generation config names"
     known = model.generation_config.eos_token_id
     known = [] if known is None else known if isinstance(known, list) else [known]
     if (end := end_of_turn(tokenizer)) not in known: model.generation_config.eos_token_id = [end, *known]

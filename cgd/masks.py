@@ -21,7 +21,7 @@ from .views import Pairs
 def _target_ids(tokenizer, text:str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
-def _can_write(tokenizer, text:str) -> bool: # False for one that lacks characters, say, or knows no capitals
+def _can_write(tokenizer, text:str) -> bool: # False if it lacks characters, or has no capitals, say
     "Whether a text comes back from its tokens"
     learnt = tokenizer.decode(_target_ids(tokenizer, text), clean_up_tokenization_spaces=False)
     return unicodedata.normalize('NFC', learnt.strip()) == unicodedata.normalize('NFC', text.strip())
@@ -58,7 +58,7 @@ def mask_runs(
     ids:list[int], # token ids
     mask:list[int] # 1 where the token is learnt
 ) -> list[tuple[list[int], bool]]: # ids that follow each other, and whether they are learnt
-    "A row in pieces that are read or learnt, by turns: a conversation has several answers"
+    "A row cut into pieces that are read or learnt; a conversation has several answers"
     runs = groupby(zip(ids, mask, strict=True), key=lambda token: token[1])
     return [([i for i, _ in run], bool(is_learnt)) for is_learnt, run in runs]
 
@@ -104,7 +104,7 @@ def length_audit(
     counts:list[dict], # from `lengths`
     max_length:int     # the trainer's limit
 ) -> list[dict]:       # a row for each part: median, 95th percentile, longest; for the total, how many are over
-    "What a limit would cut, before it is cut"
+    "What a limit would cut, known before anything is cut"
     rows = []
     for part in ('problem', 'draft', 'critique', 'target', 'total') if counts else ():
         values = sorted(c[part] for c in counts)
@@ -115,7 +115,7 @@ def length_audit(
 # %% ../nbs/26_masks.ipynb #cut-middle
 _GAP = '\n[... cut ...]\n'
 
-def _cut_middle(tokenizer, text:str, keep:int) -> str: # the tokens to keep, the mark's among them
+def _cut_middle(tokenizer, text:str, keep:int) -> str: # tokens to keep, with the mark's
     "A text without its middle; the text itself if it is short enough"
     ids = _target_ids(tokenizer, text)
     if len(ids) <= keep: return text
@@ -139,8 +139,8 @@ def _with_parts(pair:dict, parts:dict[str, str]) -> dict:
     return pair | parts | dict(prompt=[dict(role='user', content=text)])
 
 # %% ../nbs/26_masks.ipynb #shorten
-def _shorten(tokenizer, pair:dict, max_length:int) -> dict: # the pair itself if it fits, or if bare parts would not
-    "A pair that fits: its parts lose their middles, the longer one first, and the target nothing"
+def _shorten(tokenizer, pair:dict, max_length:int) -> dict: # the pair itself if it fits, or cannot be made to fit
+    "A pair that fits: its parts lose their middles, the longer one first; the target is kept whole"
     size, parts = len(render(tokenizer, pair)[0]), _parts_of(pair)[1]
     counts = {p: len(_target_ids(tokenizer, text)) for p, text in parts.items()}
     shorter, total = pair, sum(counts.values())

@@ -83,7 +83,7 @@ _STAGES_OF = dict(draft=('draft',), critique=('draft', 'critique'), refinement=(
 _COLUMNS = *_STAGES_OF, 'solution', 'reference'   # texts of the table of traces
 _ORDER = 'draft', 'perplexity', 'critique', 'refine', 'direct', 'short', 'direct_short', 'rewrite', 'prefer', 'retry'
 
-def _stages(columns:tuple, more:tuple=()) -> tuple[str, ...]: # in their order; what is no stage comes last
+def _stages(columns:tuple, more:tuple=()) -> tuple[str, ...]: # in their order; unknown names come last
     needed = {*more, *(s for c in columns for s in _STAGES_OF.get(c, ()))}
     return tuple(s for s in (*_ORDER, *sorted(needed - {*_ORDER})) if s in needed)
 
@@ -101,9 +101,9 @@ class Method:
     ask:str=''                    # what the prompt asks for, if it shows some
     learns:str=''                 # the column that is the target; '': it learns from its own completions
     over:str=''; then:str=''      # a column to like less than the target; a method whose turns follow its own
-    change:str|Callable|None=None # (rows, ViewConfig) -> rows, or 'module:function': how the table is altered before
+    change:str|Callable|None=None # (rows, ViewConfig) -> rows, or 'module:function': how the table is altered first
     reads:tuple[str, ...]=()      # more columns that `change` or a filter reads
-    compared:bool=False           # its critiques must be of a teacher that saw a better answer
+    compared:bool=False           # its critiques must come from a teacher that saw a better answer
     own:bool=False                # only what the student wrote itself as its teacher, and got right
     faults:str|Callable|None=None # (rows, ViewConfig) -> what is wrong with each, in place of only_right and no_leak
     right_share:float|None=None   # of the drafts, where `views` sets none
@@ -144,7 +144,7 @@ def find_faults(
     method:Method,   # any
     rows:list[dict], # traces
     cfg:ViewConfig   # what its filter needs
-) -> list[str|None]: # for each row why it is left out; None if it is not
+) -> list[str|None]: # for each row, why it is left out; None if it is kept
     "What a method's own filter says of the table"
     return call_by_name(method.faults, rows, cfg) if method.faults else [None]*len(rows)
 
@@ -470,7 +470,7 @@ def _part_order(column:str) -> int: return {'draft': 0, 'critique': 1}.get(colum
 def add_method(
     method:Method # a new one
 ) -> Method:      # the same
-    "Put a method into METHODS; raises CgdError on a name that is taken or an entry that does not hold together"
+    "Put a method into METHODS; raises CgdError on a taken name or an entry that is inconsistent"
     if fault := _fault(method): raise CgdError(f'methods: {method.name}: {fault}')
     METHODS[method.name] = method
     return method
@@ -509,7 +509,7 @@ class Training:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        "Whose texts it needs, and what is trained before it needs"
+        "The stages that it needs, and those of what is trained before it"
         return _stages((), [s for t in self.chain for m in t.methods for s in m.stages])
 
     @property

@@ -42,7 +42,7 @@ def in_context(
     cfg:ViewConfig=ViewConfig(),   # filters, template, and the seed of the shuffle
     contexts:tuple=tuple(CONTEXTS) # which
 ) -> tuple[list[dict], dict[str, list[dict]]]: # the rows that the filters leave, and their pairs in each context
-    "The same refinements behind different prompts"
+    "The same refinements after different prompts"
     if unknown := [c for c in contexts if c not in CONTEXTS]:
         raise CgdError(f'contexts: no such context {unknown[0]!r}; known: {"; ".join(CONTEXTS)}')
     kept = {pair['row_id'] for pair in build(traces, 'cgd', cfg).rows}
@@ -149,7 +149,7 @@ def _shared(a:list, b:list) -> int:
 
 # %% ../nbs/41_probe.ipynb #packs
 def _packs(items:list[_Item], room:int) -> Iterator[list[_Item]]:
-    "Items in sorted order, as many together as bring no more than `room` new tokens"
+    "Items in sorted order, in packs that bring no more than `room` new tokens"
     batch, size, last = [], 0, []
     for item in sorted(items, key=lambda item: item.read):
         new = len(item.read) - _shared(last, item.read)
@@ -198,7 +198,7 @@ def _branches(past:int, paths:list[list[int]], device='cpu') -> Iterator[_Branch
 
 # %% ../nbs/41_probe.ipynb #ask-branches
 def _ask(branches:list[_Branch], item:_Item, path:list[int], past:int):
-    "Tell the branches on the way of an item what to add up for it"
+    "Tell the branches on an item's path what to add up for it"
     import torch
     parts, places = [*item.parts, ('own', len(item.ids), len(item.read))], path[len(item.ids) - 1:]
     for branch in branches:
@@ -389,7 +389,7 @@ def _adapter_base(model:str) -> tuple[str, str|None]:
     "A model's base, and the folder of its adapter if it is one"
     about, ours = (Path(model).expanduser()/name for name in ('adapter_config.json', 'train.json'))
     if not about.is_file(): return model, None
-    # `cgd.train` writes the base as it was named, PEFT as the Hub or a path of another machine has it
+    # `cgd.train` writes the base's name as given, PEFT writes a Hub id or a path of another machine
     if ours.is_file(): base = json.loads(ours.read_text())['base']
     else: base = json.loads(about.read_text())['base_model_name_or_path']
     if not base:

@@ -114,5 +114,5 @@ def choose_parallel(
 def training_dtype(
     cfg:TrainConfig # its dtype
 ) -> str:           # as torch names it; 'auto' resolved by what this hardware is fast at
-    "The numbers that a training computes in"
+    "The number format that a training computes in"
     return resolve_dtype(cfg.dtype)

@@ -146,7 +146,7 @@ def find_reward(
 
 # %% ../nbs/34_rivals.ipynb #heeded
 def _heeded(method:Method, cfg:RLConfig) -> RLConfig:
-    "The recipe with the rewards that a method is paid by, and the distance that it keeps; none where it does not"
+    "The recipe with the rewards and the distance that a method really uses; none where it uses none"
     distils = method.teacher_reads or method.teacher_rereads
     return cfg.model_copy(update=dict(rewards=method.rewards and (cfg.rewards or method.rewards) or None,
                                       beta=0. if distils else cfg.beta))
@@ -179,7 +179,7 @@ def check_asked(
     cfg:RLConfig,  # its rewards
     teacher:str    # whom it asks, as `open_teacher` takes it
 ):
-    "Raise CgdError if a teacher is asked for what it has not: an opinion of the oracle, or anything new of the expert"
+    "Raise CgdError if the teacher cannot do what is asked: the oracle has no opinion, the expert makes nothing new"
     rewards = {name: find_reward(name) for name in _heeded(method, cfg).rewards or ()}
     what = {name: 'an opinion' if r.by_model else 'an edit' for name, r in rewards.items() if r.asks == 'teacher'}
     lacks = dict(oracle=('an opinion',), expert=('an opinion', 'an edit')).get(teacher, ())
@@ -254,7 +254,7 @@ def _open_student(student:tuple) -> Engine: # its folder, and options of its eng
     return open_engine(f'{choose_engine(folder)}:{folder}', **options)
 
 class Asked:
-    "The frozen models that a training asks; each is opened when it is first asked, and all by a `with` block closed"
+    "The frozen models that a training asks; each opens when it is first asked; a `with` block closes them all"
     def __init__(self,
         student:tuple,           # of the student as it was: its folder, and options of its engine
         file:str|Path,           # where their texts are kept
@@ -595,7 +595,7 @@ def _rival_trainer(method:Method, tokenizer, drawn:list[dict], cfg:RLConfig, fol
 # %% ../nbs/34_rivals.ipynb #made-from
 def _made_from(method:Method, rows:list[dict], cfg:RLConfig, folder:str, thinking:str, teacher:tuple|None,
                student:tuple) -> str: # student: its folder, and options of its engine
-    "Of all that the result follows from; GRPO does not care for another critique"
+    "Of all that the result depends on; another critique does not change it for GRPO"
     recipe = cfg.model_dump(mode='json') | thinking_of(folder, thinking)
     if 'teacher' in asked_by(method, cfg):
         if not teacher: raise CgdError(f'{method.name}: a teacher is asked while it trains; say which: '

@@ -69,7 +69,7 @@ _Z = 1.959964 # 97.5% quantile of the normal distribution
 
 def _share_interval(
     share:float, # from 0 to 1
-    n:float      # answers that it is worth, which need be no whole number
+    n:float      # answers that it is worth; need not be a whole number
 ) -> tuple[float, float]: # 95% interval
     "Wilson's interval for a share that is no plain count; it never leaves 0 to 1"
     wide, middle = _Z**2 / n, share + _Z**2 / (2*n)
@@ -82,7 +82,7 @@ def _alike(
     n:int,
     least:float=0.  # that it can be; at most 1
 ) -> tuple[float, float]: # 95% interval of the mean
-    "Where none varies, as many may differ as Wilson's interval of 0 of n says, each by all that it can"
+    "Where none varies, the share that Wilson's interval gives for 0 of n may differ, each as far as it can"
     differ = _share_interval(0., n)[1]
     return value - differ*(value - least), value + differ*(1 - value)
 
@@ -91,7 +91,7 @@ def _mean_in_share(
     error:float, # its variance
     n:int        # values
 ) -> tuple[float, float]: # 95% interval
-    "As of so many answers as would vary that much"
+    "Wilson's interval, for as many whole answers as would vary that much"
     return _share_interval(share, share*(1 - share)/error) if error else _alike(share, n)
 
 # %% ../nbs/35_stats.ipynb #mean-interval
@@ -192,7 +192,7 @@ def _matrix(runs:list[dict], ids:list): # numpy, seeds x problems; nan where a s
     return np.array([[run.get(id, np.nan) for id in ids] for run in runs], dtype=float)
 
 def _by_seeds(y) -> tuple: # of one method: [..., seeds, problems]
-    "What the seeds add to the variance of its mean, less the chance in single answers, and with it"
+    "The seeds' part of the variance of its mean: without the chance in single answers, and with it"
     import numpy as np
     k, n, both, answers = *y.shape[-2:], (-2, -1), np.isfinite(y).sum((-2, -1))
     if k < 2: return (np.zeros(y.shape[:-2]),)*2
@@ -358,7 +358,7 @@ def within_budget(
     grader:str='strict',                     # whose answers vote
     worth:Callable[[dict], float]|None=None  # of a record: the one that is worth most is taken, not the vote's
 ) -> list[dict]:                             # one a problem, with `samples` and what all of them `spent`
-    "The best answer that so many tokens buy; at least the first sample is drawn, and of equals the first is taken"
+    "The best answer that so many tokens buy; at least the first sample is drawn, and in a tie the first is taken"
     if None in (r['completion_tokens'] for r in records):
         raise CgdError('budget: some of these answers are from a server that does not count tokens')
     chosen = []

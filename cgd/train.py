@@ -58,7 +58,7 @@ def _is_tied(cfg:TrainConfig, trainer:str|Callable) -> bool: # its loss asks the
     return bool(trainer) and not isinstance(cfg, PreferConfig)
 
 def _heeded(cfg:TrainConfig, trainer:str|Callable) -> dict: # as JSON
-    "The settings that a training heeds"
+    "The settings that a training uses"
     return cfg.model_dump(mode='json', exclude=None if _is_tied(cfg, trainer) else {'soft_weight', 'soft_dropout'})
 
 def check_training(
@@ -94,14 +94,14 @@ def _spelt(trainer:str|Callable) -> str: # 'module:function'
 
 def _fingerprint(pairs:Pairs, cfg:TrainConfig, folder:str, validation:Pairs|None, thinking:str='auto',
                  trainer:str|Callable='') -> str:
-    "Of all that the result follows from; over how many devices the work was shared out is none of that"
+    "Of all that the result depends on; the number of devices that share the work does not count"
     recipe = _heeded(cfg, trainer) | thinking_of(folder, thinking)
     recipe = {k: v for k, v in recipe.items() if k not in ('processes', 'parallel')}
     how = (_spelt(trainer),) if trainer else ()
     return content_hash(pairs.rows, recipe, fingerprint(folder), None if validation is None else validation.rows, *how)
 
 def _resumed_by(made_from:str, cfg:TrainConfig) -> str:
-    "What marks a checkpoint: as many processes go on from it as made it"
+    "What marks a checkpoint: only as many processes as made it can go on from it"
     n = devices(cfg)
     return made_from if n == 1 else content_hash(made_from, n, choose_parallel(cfg))
 
@@ -281,7 +281,7 @@ def _start_ranks(target:str, processes:int, *args):
     "Call a function in several processes, as torchrun starts them; what it returns in the first of them"
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-    for module in ('distributed.elastic', 'multiprocessing'):   # what went wrong is said once, above
+    for module in ('distributed.elastic', 'multiprocessing'):   # the error is reported once, above
         logging.getLogger(f'torch.{module}').setLevel('CRITICAL')
     how = LaunchConfig(1, 1, processes, run_id='cgd', rdzv_backend='c10d', rdzv_endpoint='localhost:0',
                        local_addr='localhost', max_restarts=0)

@@ -22,7 +22,7 @@ from .recipe import TrainConfig, choose_parallel, training_dtype
 
 # %% ../nbs/31_trainer.ipynb #last-good
 def _last_good(checkpoints:Path, made_from:str) -> Path|None:
-    "The latest whole checkpoint of this training, to go on from; None to begin anew"
+    "The latest whole checkpoint of this training, to go on from; None to start over"
     def step(path): return int(path.name.split('-')[1])
     found = sorted(checkpoints.glob('checkpoint-*'), key=step, reverse=True)
     return next((p for p in found if is_current(p, made_from)), None)
@@ -31,7 +31,7 @@ def _last_good(checkpoints:Path, made_from:str) -> Path|None:
 _NO_ROOM = 'No space left', 'File too large', 'PytorchStreamWriter failed', 'iostream error'
 
 def _no_room(e:BaseException|None) -> bool:
-    "Whether an exception, or its origin, is of a full disk: Rust and C++ raise kinds of their own"
+    "Whether an exception, or its origin, means a full disk: Rust and C++ raise errors of their own"
     if e is None: return False
     full = getattr(e, 'errno', None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return full or any(s in str(e) for s in _NO_ROOM) or _no_room(e.__context__)
@@ -39,7 +39,7 @@ def _no_room(e:BaseException|None) -> bool:
 # %% ../nbs/31_trainer.ipynb #explain-failure
 @contextmanager
 def _told(cfg:TrainConfig, checkpoints:Path):
-    "Turn what a full memory or disk raises into its cure"
+    "Turn the error of a full memory or disk into one that says what to do"
     import torch
     try: yield
     except torch.OutOfMemoryError as e:
@@ -120,7 +120,7 @@ def watcher(
     *what,          # what the class is made with
     kind:type=Watch # the class
 ):                  # a TrainerCallback
-    "The above as transformers wants it, which is imported no sooner"
+    "The class above as a callback of transformers, which is imported only now"
     from transformers import TrainerCallback
     return type('Watch', (kind, TrainerCallback), {})(*what)
 
@@ -224,7 +224,7 @@ def quiet_trainer(
     trainer,  # of TRL
     logs:Path # folder of TensorBoard's files
 ):
-    "Leave progress to our own line, and logs where they stay when the checkpoints' folder goes"
+    "Leave progress to our own line, and put logs where they outlive the checkpoints' folder"
     from transformers import PrinterCallback, ProgressCallback
     from transformers.integrations import TensorBoardCallback
     trainer.remove_callback(ProgressCallback)
@@ -311,7 +311,7 @@ _HUB_IDS = dict(smollm2='HuggingFaceTB/SmolLM2-135M-Instruct')
 def hub_id(
     base:str # as it was given to `fit`
 ) -> str:    # '' for a local folder
-    "What the Hub knows a base model as"
+    "The name of a base model on the Hub"
     if base in _HUB_IDS: return _HUB_IDS[base]
     return '' if Path(base).expanduser().exists() else base.partition('@')[0]
 

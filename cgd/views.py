@@ -19,7 +19,7 @@ from .methods import METHODS, Method, Training, ViewConfig, change_rows, find_fa
 if TYPE_CHECKING: from datasets import Dataset
 
 # %% ../nbs/25_views.ipynb #pair-parts
-def _clean(text:str|None) -> str: # a lone surrogate is no text
+def _clean(text:str|None) -> str: # replaces lone surrogates
     return (text or '').encode(errors='replace').decode().strip()
 
 def _of_pairs(method:str|Method) -> Method:
@@ -183,7 +183,7 @@ def filter_rows(
     cfg:ViewConfig=ViewConfig(), # filters and seed
     among:set[str]|None=None     # ids of the rows that a mix is drawn from; by default all that it can use
 ) -> tuple[list[dict], dict[str, int]]: # the rows that it learns from; reasons, and how many rows each leaves out
-    "What a method uses of the traces, in the mix of right and wrong that the run asks for, or else the method"
+    "What a method uses of the traces, in the mix that the run sets, or else the method"
     method = read_training(method).methods[0] if isinstance(method, str) else method
     rows, dropped = usable_rows(traces, method, cfg)
     share, of = method.right_share, 'draft_grade'
