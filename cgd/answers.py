@@ -19,7 +19,7 @@ _CLOSES = (r'</think(?:ing)?>|\[/THINK\]|<\|im_start\|>answer\b|<channel\|>|'
 
 def drop_thoughts(
     text:str # a completion
-) -> str:    # all of it if it does not think aloud; '' if it never came to an end of its thoughts
+) -> str:    # all of it if there are no thoughts; '' if its thoughts never end
     "What a model says after thinking, marked as any family marks it"
     tail = re.split(_CLOSES, text)[-1]
     return '' if re.search(_OPENS, tail) else tail
@@ -210,7 +210,7 @@ def _in_sentence(said:str) -> str:
 
 # %% ../nbs/04_answers.ipynb #find-answer
 def find_answer(
-    completion:str # the whole text, whose thoughts are not read
+    completion:str # the whole text; thoughts in it are ignored
 ) -> str|None:     # None if there is no answer to be found
     "Find the answer: boxed; where nothing is boxed, stated; or the whole text"
     text = drop_thoughts(completion)

@@ -51,7 +51,7 @@ def _runs(words:list[str], n:int) -> list[str]:
 
 # %% ../nbs/07_contamination.ipynb #long-runs
 class _LongRuns:
-    "Which tests a text has a run of n words of; a prompt of fewer words is one run"
+    "Finds the tests that share a run of n words with a text; a prompt of fewer words is one run"
     def __init__(self, tests:list[list[str]], n:int=13):
         self.index = defaultdict(lambda: defaultdict(list))   # length -> run -> tests
         for i, words in enumerate(tests):
@@ -66,7 +66,7 @@ class _LongRuns:
 
 # %% ../nbs/07_contamination.ipynb #near
 class _NearCopies:
-    "Which tests a text has most runs of"
+    "Finds the tests most of whose runs are in a text"
     def __init__(self, tests:list[set[str]], share:float=.7):
         self.tests, self.share, self.index = tests, share, defaultdict(list)   # rare run -> the tests listed under it
         common = Counter(run for runs in tests for run in runs)
@@ -131,7 +131,7 @@ _KINDS = 'same', 'run', 'near', 'numbers'
 def decontaminate(
     rows:list[dict],  # problems or traces
     tests:list[dict], # problems that must not be trained on
-    kinds:tuple=('same', 'run', 'near') # what a row is taken out for
+    kinds:tuple=('same', 'run', 'near') # kinds for which a row is removed
 ) -> tuple[list[dict], list[dict]]:     # the rows that stay, and the report on the others (see `find_contamination`)
     "Take out rows that give a test prompt away in any of their texts"
     if unknown := [k for k in kinds if k not in _KINDS]:

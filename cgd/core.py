@@ -233,7 +233,7 @@ def check_place(
     out:Path, # folder to make
     mark:str  # a file that every such folder has
 ):
-    "Raise CgdError for a folder, not an empty one, that holds other things than an earlier result"
+    "Raise CgdError for a folder that is neither empty nor an earlier result"
     if not out.exists() or (out/mark).exists() or _mark_path(out).exists(): return
     if not out.is_dir() or any(out.iterdir()):
         raise CgdError(f'{out}: is there, and was not made by cgd (it has no {mark}); name another folder')
@@ -255,7 +255,7 @@ def _lock(file:TextIO, folder:str|Path):
 def hold_folder(
     folder:str|Path # made if need be
 ):
-    "Keep a folder to this process while it writes there; raises CgdError that says who has it"
+    "Lock a folder for this process while it writes there; raises CgdError that says who has it"
     path = Path(folder).absolute()/'.lock'
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, 'a+') as file:   # stays: whoever deletes it lets two in
@@ -275,9 +275,9 @@ def _add_line(file:str, row:dict, make:int=os.O_CREAT):
         finally: os.close(descriptor)
 
 def tell_line(
-    row:dict # what goes on; see `progress`
+    row:dict # what is happening; see `progress`
 ):
-    "Tell the line of progress, whichever process shows it; nothing where there is none"
+    "Send a row to the line of progress, whichever process shows it; does nothing if there is no line"
     if file := os.environ.get('CGD_PROGRESS'): _add_line(file, row, 0)   # it goes when the line does
 
 # %% ../nbs/01_core.ipynb #note-time
@@ -287,7 +287,7 @@ def note_time(
     seconds:float|None=None, # that it took; None: it goes on
     **where                  # what is known of its place: stage, method
 ):
-    "Add a line to the run's file of times, nothing outside a run; and tell the line of progress"
+    "Add a line to the run's file of times, if there is a run, and tell the line of progress"
     row = dict(kind=kind, process=os.getpid(), start=start, seconds=seconds) | where
     if file := os.environ.get('CGD_TIMING'): _add_line(file, row)
     tell_line(row)
@@ -298,7 +298,7 @@ def span(
     kind:str, # of work
     **where   # stage, method
 ):
-    "Note how long a block takes, or a function that this decorates"
+    "Note how long a block or a decorated function takes"
     start = time.time()
     note_time(kind, start, **where)
     try: yield
@@ -308,7 +308,7 @@ def span(
 def read_times(
     folder:str|Path # of a run
 ) -> list[dict]:    # kind, process, start, seconds, and where; none if the run noted nothing
-    "What the processes of a run noted; what was cut off ends when its run did"
+    "What the processes of a run noted; work that was cut off ends when its run did"
     if not (file := Path(folder, 'timing.jsonl')).exists(): return []
     rows, last = {}, file.stat().st_mtime
     for line in file.read_text().splitlines():
@@ -328,7 +328,7 @@ def _keep_alive(file:Path, done:threading.Event):
 @contextlib.contextmanager
 def time_run(
     folder:str|Path,       # of the run, which is there
-    began:float|None=None  # when the process was started for it, by `time.time()`; None: it does other things, too
+    began:float|None=None  # when the process was started, by `time.time()`; None: it was not started for this run
 ):
     "Have all processes note their times in the folder while the block runs"
     file, before, done = Path(folder, 'timing.jsonl').absolute(), os.environ.get('CGD_TIMING'), threading.Event()

@@ -79,7 +79,7 @@ def _refuse_control(row:dict):
 def read_problems(
     spec:str,           # as `load_problems` takes it
     fields:FieldConfig, # what its columns are called
-    tally:'Tally'       # keeps account of all rows, those too that cannot be used
+    tally:'Tally'       # counts all rows, including those that cannot be used
 ) -> Iterator[tuple[str, dict]]: # where each usable row stands, and its problem
     "Problems one at a time; raises CgdError if there is no such place"
     if spec in SETS: fields = FieldConfig()   # their names are the usual ones
@@ -106,7 +106,7 @@ _CRITIQUE = re.compile(r'[\W_]*critique[*\s]*:', re.I)
 _NO_ANSWER = 'proof', 'notfound'   # what NuminaMath-1.5 has for an answer where there is none
 
 def _is_other(value, name:str) -> bool:
-    "Is it something else than a usual name stands for: a thumb up, a list of steps?"
+    "Is it something other than what a usual name stands for: a thumbs-up, a list of steps?"
     some = isinstance(value, list) and (len(value) == 1 or _is_chat(value))
     return name in _LOOSE and not some and type(value) not in (str, int, float, Decimal)
 
@@ -155,7 +155,7 @@ def _parts(raw:dict, fields:FieldConfig) -> dict: # prompt, reference and soluti
                 solution=(of_solution, solution, _CALCULATOR_MARK.sub('', solution or '') or None))
 
 def _label(raw:dict, *names:str) -> str|None:
-    "What names a row or its source; of other things than texts and numbers there are none"
+    "The name of a row or its source; only texts and numbers can be names"
     values = ((name, _column(raw, name)) for name in names)
     return next((text for n, v in values if type(v) in (str, int, float) and (text := _as_text(v, n))), None)
 
@@ -573,7 +573,7 @@ def _kind(name:str) -> str: # '' if it is not known
 def read_file(
     path:Path,    # .jsonl, .json, .csv, .tsv (gzip'd or not) or .parquet; a folder of them, or of `save_to_disk`
     split:str='', # of several in a folder, or the name of a list in a .json file; `train` or the only one if not given
-    name:str=''   # how it is called in messages, if not by its path; the kind is that of its ending
+    name:str=''   # its name in messages, if not its path; the ending decides the kind
 ) -> Iterator[tuple[str, dict|bytes|CgdError]]: # where each stands, and its row, its line, or what is wrong with it
     "What is in a file of rows, for `parse_row`; raises CgdError if it cannot be read"
     if path.is_dir():
@@ -660,9 +660,9 @@ def _sliced(name:str, config:str|None, split:str, place:str) -> Iterator[tuple[s
 # %% ../nbs/05_data.ipynb #read-hub
 def read_hub(
     name:str,             # of a dataset on the Hub, or a folder
-    config:str|None=None, # of several that it has
-    split:str='',         # of it, e.g. test or train[:100]; `train` or the only one if not given
-    place:str=''          # how it is called in messages, if not hub:NAME
+    config:str|None=None, # which of its configs
+    split:str='',         # e.g. test or train[:100]; `train` or the only one if not given
+    place:str=''          # its name in messages, if not hub:NAME
 ) -> Iterator[tuple[str, dict|bytes|CgdError]]: # where each stands, and its row, its line, or what is wrong with it
     "The rows of a dataset; raises CgdError if it cannot be fetched"
     from datasets.exceptions import DatasetsError
@@ -679,7 +679,7 @@ def read_hub(
 _WORD = re.compile(r'(?<![\\\w])[^\W\d_]{2,}')   # and no command of LaTeX
 
 def _kinds(raw:dict, parts:dict) -> Iterator[str]:
-    "What of a row is worth a word"
+    "What about a row is worth reporting"
     (column, asked, prompt), (*_, reference) = parts['prompt'], parts['reference']
     if reference is None: yield 'bare'
     elif re.fullmatch(r'\(?[A-J]\)?', reference): yield 'letters'
@@ -699,9 +699,9 @@ def _way(text:str, taken:str) -> str:
 # %% ../nbs/05_data.ipynb #tally
 @dataclass
 class Tally:
-    "What is to be said of a set of problems"
+    "Facts about a set of problems, for its notes"
     rows:int=0                               # usable ones
-    counts:dict=field(default_factory=dict)  # what is so in some rows -> how many, and where the first stands
+    counts:dict=field(default_factory=dict)  # what holds for some rows -> how many, and where the first is
     columns:dict=field(default_factory=dict) # all that were found -> the first value
     named:set=field(default_factory=set)     # settings whose column was found
     used:dict=field(default_factory=dict)    # prompt, reference or solution, and the column -> how many rows
@@ -755,7 +755,7 @@ def describe_set(
     tally:Tally,       # of rows that were read
     fields:FieldConfig # what their columns are called
 ) -> Iterator[str]:    # a line for each matter
-    "What is to be said of a set as a whole"
+    "Notes on a set as a whole"
     if 'mended' in tally.counts: yield _backslash_note(tally.rows, *tally.counts['mended'])
     yield from _gold_notes(tally, fields)
     for why in (_OWN, _SHOWN):
@@ -802,7 +802,7 @@ def _use_of(leaf:str, value, uses:dict) -> str: # '' if it is used for nothing
     return ', '.join(f'{use} ({rows})' for use, rows in found.items()) or label or ''
 
 def _columns_of(tally:Tally) -> list[dict]: # column, used_for ('' if for nothing), example
-    "What was found in the rows and what it is used for"
+    "Which columns were found and what each is used for"
     uses = _uses(tally)
     whole = {_plain(column) for column in uses}
     leaves = (leaf for name, first in tally.columns.items()
@@ -820,7 +820,7 @@ def _run_name(spec:str) -> str: # of a run of this set
     return re.sub(r'\W+', '-', spec.rstrip('/').split('/')[-1].split('.')[0]).strip('-') or 'mine'
 
 def _use_lines(spec:str, fields:FieldConfig, rows:list[dict]) -> dict: # yaml and command
-    "How a run is told of a set, and who can teach it"
+    "The lines that use a set in a run, with a teacher that can teach it"
     named = {what: name for what, name in fields if name}
     solved = all(row[part] is not None for row in rows for part in ('reference', 'solution'))
     teacher = {} if spec in SETS else dict(teacher='oracle' if solved else 'vllm:MODEL')
@@ -834,7 +834,7 @@ def _use_lines(spec:str, fields:FieldConfig, rows:list[dict]) -> dict: # yaml an
 # %% ../nbs/05_data.ipynb #survey-class
 @dataclass(frozen=True)
 class Survey:
-    "What reading a set of problems came to; printed, it is what `cgd data` shows"
+    "What reading a set of problems found; printed, it is what `cgd data` shows"
     spec:str          # what was read
     problems:Problems # the usable rows, messages on the others, and notes
     columns:list      # column, used_for ('' if for nothing), example: a dict each
@@ -903,7 +903,7 @@ def survey(
     limit:int|None=None, # only the first so many usable problems
     fields:FieldConfig=FieldConfig() # what its columns are called, if they have unusual names
 ) -> Survey:             # counts, columns, faults; `print` it
-    "Read problems and say what came of it; raises CgdError as `load_problems` does"
+    "Read problems and report what was found; raises CgdError as `load_problems` does"
     problems, tally = _load(spec, limit, fields)
     columns, faults = _columns_of(tally), _faults_of(tally)
     return Survey(spec, problems, columns, faults, _use_lines(spec, fields, problems.rows), len(problems) != limit)

@@ -100,7 +100,7 @@ class _Server:
 
 # %% ../nbs/15_endpoint.ipynb #openai-words
 class _Fault(CgdError):
-    "What came in the place of an answer"
+    "What came instead of an answer"
     def __init__(self, words:str, kind:str, wait:float|None=None):
         super().__init__(_hide_key(_one_line(words)))
         self.kind, self.wait = kind, wait   # kind: see `_blame`; wait: seconds that the server asks for
@@ -360,7 +360,7 @@ async def _response(client, engine:'OpenAIEngine', request:Request, sent:dict):
 
 # %% ../nbs/15_endpoint.ipynb #openai-once
 def _parsed(text:str):
-    "What JSON says; None if it is none, or one without end"
+    "What a JSON text holds; None if it is not JSON, or nested too deeply"
     try: return json.loads(text)
     except (ValueError, RecursionError): return None
 
@@ -576,9 +576,9 @@ def _mend_of(engine:OpenAIEngine, fault:_Fault, names:list[str]) -> str:
     return '; see that the model is there, and that the address is whole (most end in /v1)'
 
 def ask_one_token(
-    engine:OpenAIEngine # that is to be asked in earnest
+    engine:OpenAIEngine # that will be used later
 ):
-    "Raise CgdError if no server can answer, with what mends it; one that cannot beside others is named"
+    "Raise CgdError, with the fix, if no server can answer; if only some cannot, they are named"
     how = engine.cfg.model_copy(update=dict(timeout=min(60., engine.cfg.timeout), max_retries=0))
     short = OpenAIEngine(engine.spec, engine.spec.partition(':')[2], how)
     async def all_faults(): return await asyncio.gather(*(_server_fault(short, s) for s in short.servers.values()))

@@ -76,7 +76,7 @@ def choose_engine(
 
 # %% ../nbs/16_engines.ipynb #holder
 class _Holder(Engine):
-    "A model in memory that another can take the place of; subclasses give `hold`, which loads it"
+    "A model in memory that another can replace; subclasses give `hold`, which loads it"
     gives_scores, held = True, None   # the mark of what is there
     def load(self):
         "Take the model into memory"
@@ -153,7 +153,7 @@ def _adapters(cfg:EngineConfig) -> tuple[str, ...]: # each once, the one to begi
 
 # %% ../nbs/16_engines.ipynb #local-identity
 def _local_identity(engine:_LocalEngine) -> dict:
-    "All but the adapter; what of its chats is part of it is nothing, of most models"
+    "All of it but the adapter; for most models, nothing about chats is part of it"
     cfg, chat = engine.cfg, engine.chat
     more = dict(thoughts=engine.keeps, thinking=chat['changed'] and cfg.thinking, date=chat['date'], end=engine.end)
     return dict(kind=engine.spec.partition(':')[0], model=engine.marks[engine.folder], template=chat['template'],
@@ -172,7 +172,7 @@ def _ends(ids:int|list[int]|None) -> list[int]:
 
 # %% ../nbs/16_engines.ipynb #chat-notes
 def _chat_notes(engine:_LocalEngine, requests:list[Request]) -> list[str]:
-    "What the chat template makes of these requests that nobody asked for"
+    "What the chat template changes about these requests, unasked"
     system = any(t['role'] == 'system' and t['content'].strip()
                  for r in requests for t in r.messages if isinstance(t, dict))
     date, notes = engine.chat['date'], []
@@ -345,7 +345,7 @@ def _repeat(tokens, longest:int) -> tuple[int, int]: # how many tokens are alike
 
 # %% ../nbs/16_engines.ipynb #guesser
 class _Guesser:
-    "Offers vLLM what followed a row's last tokens when they stood there before, as far as that is likely to pay"
+    "Offers vLLM what followed a row's last tokens when they occurred before, as far as that is likely to pay"
     longest, most = 16, 8   # tokens compared, and offered at once
     def __init__(self, vllm_config):
         model = vllm_config.model_config
@@ -383,7 +383,7 @@ class _Guesser:
 
 # %% ../nbs/16_engines.ipynb #guess-settings
 class _GuessingWorker:
-    "What vLLM's worker learns for it; vLLM tells a proposer neither which row is which nor which are greedy"
+    "Added to vLLM's worker, since vLLM does not tell a proposer which row is which and which rows are greedy"
     def introduce_guesser(self):
         runner = self.model_runner
         runner.drafter.batch, check = runner.input_batch, runner.rejection_sampler.forward
@@ -427,7 +427,7 @@ def exchange_weights(
     llm,                    # vLLM's `LLM`, in this process, with no request at work
     named_tensors:Iterable  # of name and tensor: all weights, named and shaped as in the model's files
 ):
-    "Other weights for a loaded model; raises CgdError if some are missing, after which it is of no use"
+    "Put other weights into a loaded model; raises CgdError if some are missing, and then the model is unusable"
     if not llm.reset_prefix_cache():
         raise CgdError('exchange_weights: requests are at work; let them finish first')
     missing = set(weight_shapes(llm.llm_engine.model_config.model))
@@ -611,7 +611,7 @@ def paragraph_ends(
 def decoder_layers(
     lm # a causal language model from transformers
 ) -> list: # of its layers, in order
-    "The layers of a model; raises CgdError if it has none to be found"
+    "The layers of a model; raises CgdError if none are found"
     import torch
     count = lm.config.get_text_config().num_hidden_layers
     lists = (m for m in lm.get_decoder().modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count)
@@ -678,7 +678,7 @@ _QUIET = dict(TRANSFORMERS_VERBOSITY='error', HF_HUB_DISABLE_PROGRESS_BARS='1', 
 
 def engine_env(
     cfg:EngineConfig # the engine's settings
-) -> dict[str, str]: # environment variables for its process; what you have set yourself stands
+) -> dict[str, str]: # environment variables for its process; those you have set yourself are kept
     "What model libraries read from the environment"
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else list(range(os.cpu_count() or 1))
     cores = cores[:int(os.environ.get('OMP_NUM_THREADS') or len(cores))]
@@ -691,7 +691,7 @@ def engine_env(
 
 # %% ../nbs/16_engines.ipynb #lighten
 def _lighten():
-    "Spare a process that runs a model what costs time and serves nobody; before it imports the model's libraries"
+    "Make the process of a model lighter; call it before it imports the model's libraries"
     sys.modules['sklearn'] = None   # transformers 5.17 imports it, and scipy, for assisted generation only
     libc = ctypes.CDLL(None)
     if not hasattr(libc, 'mallopt'): return   # glibc has it
@@ -761,7 +761,7 @@ def _ask_child(worker:'_Worker', job:tuple, store:Store, tick:Callable) -> tuple
 
 # %% ../nbs/16_engines.ipynb #end-child
 def _end_child(process, pipe):
-    "End a child that waits for jobs; one that does not heed the end of its pipe is killed"
+    "End a child that waits for jobs; one that ignores the end of its pipe is killed"
     pipe.close()
     process.join(10)
     if process.is_alive():

@@ -20,7 +20,7 @@ from .store import Completion, Request, ScoreRequest, Store, add_completion, beg
 
 # %% ../nbs/14_generate.ipynb #opened
 class Opened:
-    "What a `with` block closes, or else the end of the program"
+    "Something that a `with` block closes, or the end of the program"
     def __enter__(self) -> Self: return self
     def __exit__(self, *exc): self.close()
     def close(self): "Free what it holds"
@@ -33,7 +33,7 @@ class Engine(Opened):
         self.spec, self.name, self.cfg, self.load_seconds = spec, model, cfg, None
     def load(self): "Take the model into memory"
     def notes(self, requests:list) -> list[str]:
-        "What is done to these requests that nobody asked for"
+        "What is changed about these requests, unasked"
         return []
     def sent(self, key:str, request:Request) -> Request: return request   # as the model's server took it
 

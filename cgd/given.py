@@ -222,7 +222,7 @@ def deal_reviews(
     labels:list[tuple],              # each teacher's name and preset
     reviews:dict[tuple, list[dict]]  # from `given_reviews`
 ) -> list[list[tuple[dict, dict]]]:  # for each teacher, drafts and what is given of a review ({}: nothing)
-    "Deal drafts and given reviews to those who go on with them"
+    "Deal drafts and given reviews to the teachers who continue them"
     dealt, places = [[] for _ in shares], [set(map(_draft_of, rows)) for rows in shares]
     for row in drafts:
         whose = [at for at, share in enumerate(places) if _draft_of(row) in share]
@@ -266,7 +266,7 @@ def review_rest(
     grader:str='auto',             # the draft's grader
     work:Callable=teach            # or `critique` alone
 ) -> list[dict]:                   # critiqued, and refined, in their order
-    "What is given of critiques and refinements, and the teacher's where they lack"
+    "The given critiques and refinements, and the teacher's where they are missing"
     drafts, reviews = ({at: pair[i] for at, pair in enumerate(dealt)} for i in (0, 1))
     own = {at: r for at, r in reviews.items() if r and not (r['critique'] is None and r['refinement'] is None)}
     more = (grader,) if work is teach else ()
@@ -292,7 +292,7 @@ def direct_rest(
     store:Store|None=None,         # where an LM teacher's completions are kept
     grader:str='auto'              # the draft's grader
 ) -> list[dict]:                   # the same rows, with the direct answers
-    "The direct answers that are given, and the teacher's where they lack"
+    "The given direct answers, and the teacher's where they are missing"
     own = {at: r for at, (_, r) in enumerate(dealt) if r.get('direct') is not None}
     left = {at: r for at, r in enumerate(rows) if at not in own}
     done = _each(lambda some: direct(some, teacher, store, grader), left)

@@ -44,7 +44,7 @@ def _any(found) -> bool|None:
 
 # %% ../nbs/11_grade.ipynb #left-over
 def _left_over(a:tuple, b:tuple) -> tuple[list, list]:
-    "Two lists without the parts that are written alike, which a loose comparison might pair off otherwise"
+    "Two lists without the parts that are written alike, which a loose comparison might pair differently"
     others, rest = [], list(b)
     for part in a:
         written = _key(part.text), part.name
@@ -473,7 +473,7 @@ def _check_pairs(pairs:list, grader:str) -> None:
 
 # %% ../nbs/11_grade.ipynb #grade-many
 def grade_many(
-    pairs:list,            # (reference, completion), whose thoughts are not read
+    pairs:list,            # (reference, completion); thoughts in completions are ignored
     grader:str='strict',   # a name in GRADERS
     workers:int|None=None, # processes for pairs that need algebra; None: up to one a core
     timeout:float=5.       # seconds for one such pair

@@ -109,7 +109,7 @@ def run_guarded(
     workers:int|None=None, # processes; None: up to one a core
     timeout:float=5.      # seconds for each
 ) -> list[tuple]:         # for each job what the function returned and '', or None and what went wrong
-    "Call a function many times in workers with limits of time and memory; raises only the CgdError that it raises"
+    "Call a function many times in workers with limits of time and memory; raises only a CgdError of the function"
     calls = [(target, job, ready, timeout) for job in jobs]
     workers = workers or min(usable_cores(), len(calls)//8 + 1)
     with ThreadPoolExecutor(workers) as threads: found = list(threads.map(_ask, calls))

@@ -315,7 +315,7 @@ def _check_place(tokenizer, cut:Callable, turns:list, opened:str, before:str, th
 
 # %% ../nbs/13_models.ipynb #place-fault
 def _place_fault(tokenizer, turns:list, opened:str, before:str, thoughts:str) -> str:
-    "The rule that no pair can keep to, and the setting that mends it"
+    "Why no pair can follow the template, and the setting that mends it"
     wanted, start = 'on' if thoughts else 'off', opened.rfind(turns[-1]['content']) + len(turns[-1]['content'])
     mend = (f'set thinking={wanted}' if _rendered(tokenizer, turns, **_SWITCH[wanted]) != opened
             else 'no setting changes that, so its folder needs another chat_template.jinja')
@@ -435,7 +435,7 @@ def chat_facts(
     model:str,           # 'smollm2', a local folder, or a Hub id
     thinking:str='auto'  # or 'on', 'off'
 ) -> dict:               # changed, thinks, end, fault, system; template (its hash), date ('' if it asks for none)
-    "What of a model's chats is known without its tokenizer"
+    "Facts about a model's chats, known without loading its tokenizer"
     folder = find_model(model)
     template = _chat_template(folder)
     if not template:
@@ -453,7 +453,7 @@ def mark_thoughts(
     tokenizer,       # of the model
     prompt:list[int], # what the model read
     text:str         # what it wrote, with its special tokens
-) -> str:            # with those that mark thoughts alone
+) -> str:            # with only those that mark thoughts
     "A completion with the marks of its thoughts, the one that the prompt opens included"
     for token in tokenizer.added_tokens_decoder.values():
         if token.special and not _MARK.fullmatch(str(token)): text = text.replace(str(token), '')
@@ -463,7 +463,7 @@ def mark_thoughts(
 # %% ../nbs/13_models.ipynb #shape
 @dataclass(frozen=True)
 class Shape:
-    "What of a Llama-like model decides its memory"
+    "The sizes that decide the memory of a Llama-like model"
     hidden:int          # width of the residual stream
     layers:int          # blocks
     intermediate:int    # width of the MLP
@@ -558,7 +558,7 @@ def weights_memory(
 
 # %% ../nbs/13_models.ipynb #weights-size
 def _weight_files(folder:str|Path) -> list[Path]:
-    "A model's files; those that its index names, since the weights may lie there once more, as one file"
+    "A model's weight files; those that its index names, since one file may hold the same weights again"
     index = Path(folder, 'model.safetensors.index.json')
     if not index.exists(): return sorted(Path(folder).glob('*.safetensors')) or sorted(Path(folder).glob('*.bin'))
     return [Path(folder, part) for part in sorted({*json.loads(index.read_text())['weight_map'].values()})]
@@ -569,9 +569,9 @@ def _weights_size(folder:str|Path) -> float: # GiB
 # %% ../nbs/13_models.ipynb #memory
 class _Memory(NamedTuple):
     "Of the device that models run on"
-    free:float  # GiB; of several cards, of that one of those asked for that has least
+    free:float  # GiB; of several cards, that of the card with least
     total:float # GiB
-    gpu:bool    # or of the machine
+    gpu:bool    # whether of a GPU, or of the machine
 
 # %% ../nbs/13_models.ipynb #device-memory
 def device_memory(
@@ -618,7 +618,7 @@ _ASIDES = {'_name_or_path', '_model_name_or_path', 'transformers_version', 'dtyp
 def model_build(
     folder:str|Path # of a model
 ) -> dict[str, str|None]: # a hash a part; None for what it does not have
-    "All of a model but its numbers: one of the same build can take its place in a loaded engine"
+    "All of a model but its numbers: a model of the same build can replace it in a loaded engine"
     folder, parts = Path(folder), {}
     for name in ('config.json', 'generation_config.json', 'tokenizer_config.json'):
         own = json.loads((folder/name).read_text()) if (folder/name).exists() else {}

@@ -65,7 +65,7 @@ def set_up_child(
 
 # %% ../nbs/02_process.ipynb #call-by-name
 def find_function(
-    target:str|Callable # 'module:function', or itself
+    target:str|Callable # 'module:function', or the function itself
 ) -> Callable:
     "A function that is imported only when it is needed"
     if callable(target): return target
@@ -80,7 +80,7 @@ def call_by_name(target:str|Callable, *args, **kwargs): # what the function retu
 def without_script(
     *sent # what the new process is to unpickle
 ) -> Iterator[None]:
-    "Processes that are started in this block do not read the script again, unless `sent` has something of it"
+    "Processes that are started in this block do not read the script again, unless `sent` needs it"
     script = sys.modules['__main__']
     if b'__main__' not in pickle.dumps(sent): sys.modules['__main__'] = ModuleType('__main__')
     try: yield
@@ -88,7 +88,7 @@ def without_script(
 
 # %% ../nbs/02_process.ipynb #launch
 class _Child:
-    "A process that takes one call after the other, and is started at the first"
+    "A process that takes one call after another, and is started by the first"
     def __init__(self): self.env = self.pool = None
 
     def call(self, env:dict, target:str, args:tuple, kwargs:dict):
@@ -133,7 +133,7 @@ def launch(
 
 # %% ../nbs/02_process.ipynb #redirect-output
 def redirect_output(
-    log:str|Path # file that is added to
+    log:str|Path # file to append to
 ):
     "Send all that this process prints from now on, C++ parts included, to a file"
     with open(log, 'a') as file:
@@ -141,6 +141,6 @@ def redirect_output(
         for descriptor in (1, 2): os.dup2(file.fileno(), descriptor)
 
 # %% ../nbs/02_process.ipynb #usable-cores
-def usable_cores() -> int: # not all of a machine that is shared
+def usable_cores() -> int: # may be fewer than a shared machine has
     "How many processor cores this process may use"
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

@@ -29,13 +29,13 @@ _DOING = {'import': 'loading', 'load': 'loading', 'compile': 'compiling', 'grade
           'merge': 'merging', 'report': 'writing the report'}   # kinds of `core.span`, and what the line says of them
 
 class _Board:
-    "What is known of the work that goes on"
+    "What is known about the work in progress"
     def __init__(self, steps:dict[str, float|None]):   # step -> seconds that it is expected to take, if that is known
         self.steps, self.began, self.step, self.step_began = steps, time.time(), '', time.time()
         self.work, self.whole, self.spans = None, None, {}
 
     def take(self, row:dict):
-        "What a process told"
+        "Take in what a process told"
         if 'step' in row:
             self.step, self.step_began, self.work, self.whole = row['step'], time.time(), None, None
             self.spans.clear()   # a process that died has not closed its own
@@ -50,7 +50,7 @@ class _Board:
 
 # %% ../nbs/03_progress.ipynb #counted
 def _counted(before:dict|None, row:dict, loading:bool) -> dict:
-    "What was told of some work, with the time and place that its speed counts from"
+    "What was told of some work, with the time and count from which its speed is measured"
     now, new = time.time(), before is None or before['id'] != row['id']
     if new or loading and row['done'] == before['done']: return row | dict(since=now, start=row['done'], now=now)
     return row | dict(since=before['since'], start=before['start'], now=now)
@@ -70,7 +70,7 @@ def _count(work:dict|None, step:str) -> list[str]:
     return [f"{of}{work['done']} of {work['total']} {work['unit']}", *([work['more']] if work['more'] else [])]
 
 def _time_left(board:_Board) -> str:
-    "Of the whole run where it is known how long later steps take, or else of what goes on now"
+    "For the whole run if the durations of later steps are known, otherwise for the current work"
     here = _left(board.whole) or _left(board.work)
     names = list(board.steps)
     later = [board.steps[n] for n in names[names.index(board.step) + 1:]] if board.step in names else []
@@ -90,7 +90,7 @@ def _words(board:_Board) -> str:
 
 # %% ../nbs/03_progress.ipynb #begin-step
 def begin_step(
-    name:str # as among the steps of `show_progress`
+    name:str # one of the steps given to `show_progress`
 ):
     "Tell which step of the run begins"
     tell_line(dict(step=name))
@@ -102,7 +102,7 @@ class Work:
         of:str,          # what they are: draft, critique, train ...
         total:int,       # how many there are
         unit:str='rows', # what one is
-        whole:bool=False # it consists of parts that are counted, too
+        whole:bool=False # its parts are counted, too
     ):
         self.row = dict(id=f'{os.getpid()}-{time.time()}', of=of, total=total, unit=unit, whole=whole)
         self.told = 0.
@@ -137,7 +137,7 @@ def _mine() -> bool: return Path(os.environ.get('CGD_PROGRESS', '')).stem == str
 
 # %% ../nbs/03_progress.ipynb #beside
 class _Beside:
-    "A stream whose lines stand above the line, and do not run into it"
+    "A stream that prints above the line of progress"
     def __init__(self, stream:TextIO, bar:tqdm): self.stream, self.bar, self.rest = stream, bar, ''
 
     def write(self, text:str) -> int:
@@ -158,7 +158,7 @@ class _Beside:
 
 # %% ../nbs/03_progress.ipynb #line
 def _size() -> dict: # for tqdm
-    "How a terminal's size is found; tqdm 4.70 writes nothing at all to one that says that it has none, as some do"
+    "How a terminal's size is found; tqdm 4.70 writes nothing to a terminal that reports no size, as some do"
     try: known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
     except (OSError, ValueError): known = False   # no terminal, or a notebook's stream
     return dict(dynamic_ncols=True) if known else dict(ncols=100, nrows=24)
@@ -235,7 +235,7 @@ def show_progress(
 # %% ../nbs/03_progress.ipynb #above
 @contextlib.contextmanager
 def _above(bar:tqdm):
-    "Have all that this process prints stand above the line, if that stays in its place"
+    "Print all output of this process above the line, if the line is updated in place"
     if bar.disable:   # in a file, too, lines are to appear when they are said
         if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(line_buffering=True)
         yield

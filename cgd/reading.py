@@ -66,7 +66,7 @@ class Tree:
     kind:str        # leaf, list, {}, (), [], (], [), union, row, matrix or =
     text:str        # the spelling it was read from
     parts:tuple=()  # trees
-    name:str=''     # the variable that an interval was said of
+    name:str=''     # the variable that an interval is about
 
 # %% ../nbs/09_reading.ipynb #split
 _NEST = r'(?P<open>\\begin\b|\\\{|[(\[{])|(?P<close>\\end\b|\\\}|[)\]}])'

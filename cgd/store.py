@@ -285,15 +285,15 @@ def export_store(
 # %% ../nbs/12_store.ipynb #find-store
 def find_store(
     path:str|Path # of a file that should be there
-) -> Path:        # the same
-    "The path of a store that exists; raises CgdError if it is none"
+) -> Path:        # the same path
+    "The path of an existing store; raises CgdError if it is not a store"
     if not Path(path).is_file(): raise CgdError(f'{path}: no such store')
     if not _is_store(path): raise CgdError(f'{path}: not a store: stores are SQLite files')
     return Path(path)
 
 # %% ../nbs/12_store.ipynb #merge-sessions
 def _session_of(store:Store, what:list, load_seconds:float, seconds:float) -> int:
-    "The id here of a session that was begun elsewhere"
+    "The id in this store of a session that was begun elsewhere"
     columns = 'stage, model, engine, identity, started'
     known = store._do(f'SELECT id FROM sessions WHERE ({columns}) = (?, ?, ?, ?, ?)', tuple(what))
     if not known: known = store._do(f'INSERT INTO sessions({columns}) VALUES(?, ?, ?, ?, ?) RETURNING id', tuple(what))

@@ -299,7 +299,7 @@ def _letters(line:str) -> str:
 
 # %% ../nbs/19_verdict.ipynb #copies-of
 def _copies(lines:list[str], draft:str) -> Callable[[int, str], str]:
-    "Tell of a line (with the next, if that holds the value) whether it is copied: surely, perhaps or ''"
+    "A function: is a line (with the next, if that holds the value) copied: surely, perhaps or ''"
     ours, theirs = list(map(_letters, lines)), ''.join(map(_letters, draft.split('\n')))
     starts, stream = list(itertools.accumulate(map(len, ours), initial=0)), ''.join(ours)
     def copied(i:int, following:str) -> str:
