@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cgd.analysis import (
-    changed, confusion, critique_report, drift, imitation, label_answers, loss_spike, named_wrong, opens_like_critique,
+    changed, confusion, critique_report, dataset_card, drift, imitation, label_answers, loss_spike, named_wrong, opens_like_critique,
     quotes_draft, reasoning, step_overlap)
 from cgd.core import CgdError, read_table, write_atomic, write_table
 from cgd.costs import (
