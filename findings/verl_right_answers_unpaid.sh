@@ -2,8 +2,8 @@
 # verl pays right answers to GSM8K, and to the problems of DAPO, AIME and others, by rules of its own, the first ones
 # strict or flexible. One expects a right number at the end of a sentence to be right, and flexible to be the milder. In
 # 0.9.1 strings are compared, and the full stop or comma after a number is part of it: "So she pays 72." is 0 when
-# flexible, and so is "1,000", whose comma strict removes; strict pays "#### 72" and not "#### 72.". DAPO's rules compare
-# all that follows "Answer:" with the gold, with its bold marks, full stop and \( \); a box is looked for only where
+# flexible, and so is "1,000", whose comma strict removes; strict pays "#### 72" and not "#### 72.". DAPO's rules hold
+# all that follows "Answer:" against the gold, with its bold marks, full stop and \( \); a box is looked for only where
 # "Answer:" is nowhere, and in the last 100 characters. What stands before the last "=" is dropped: a solution too many
 # is paid.
 # It matters for reinforcement learning: 0 or -1 for right answers trains a model out of bold type and full stops, and a
