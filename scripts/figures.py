@@ -19,7 +19,7 @@ RESULTS, FIGURES = map(Path, [*sys.argv[1:], *['data/results', 'figures'][len(sy
 STUDIES, INDEX = '../nbs/studies', '../nbs/index.ipynb'
 PAGES = dict(   # folder of the tables, or the figure itself -> the page that reads it
     claim=f'{STUDIES}/claims.ipynb', cpu='../nbs/42_figures.ipynb', cpu_study=f'{STUDIES}/cpu_study.ipynb', curves=f'{STUDIES}/curves.ipynb', expert='../nbs/53_expert.ipynb',
-    relatives=f'{STUDIES}/relatives.ipynb', mending=f'{STUDIES}/mending.ipynb', rivals='../nbs/guides/your_own.ipynb', engines='../nbs/guides/measured.ipynb', overview=INDEX, report=INDEX, trace=INDEX)
+    relatives=f'{STUDIES}/relatives.ipynb', mending=f'{STUDIES}/mending.ipynb', on_policy=f'{STUDIES}/on_policy.ipynb', rivals='../nbs/guides/your_own.ipynb', engines='../nbs/guides/measured.ipynb', overview=INDEX, report=INDEX, trace=INDEX)
 WORDS = dict(overview='The method in one picture.', engines='How fast each engine writes, and what its start takes.', report='The report of a run.', trace='A draft, its critique and the refinement.')
 OLD = 'cpu_study', 'curves', 'rivals'   # made before 28 November 2026
 
