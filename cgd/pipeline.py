@@ -163,9 +163,8 @@ def take_over(
     if other.cfg.store_path().resolve() != plan.cfg.store_path().resolve():
         with plan.cfg.open_store() as store: added = merge_stores(store, [other.cfg.store_path()])[0]['added']
     trained = [name for name, t in plan.trainings.items() if _copy_training(other, plan, t)]
-    if added or trained:
-        print(f'{plan.cfg.path()} begins with {added} completions of {folder}'
-              + (f' and its trainings {", ".join(trained)}' if trained else ''))
+    what = [f'{added} completions']*bool(added) + [f'the trainings {", ".join(trained)}']*bool(trained)
+    if what: print(f'{plan.cfg.path()} begins with {" and ".join(what)} of {folder}')
 
 # %% ../nbs/47_pipeline.ipynb #clean-rows
 def _clean_rows(

@@ -247,13 +247,15 @@ def _crossed_mean(
     if others is not None: _check_alike(mine, theirs, 'one method')
     values, *parts = _crossed_parts([_matrix(some, mine) for some in (runs, others) if some is not None])
     n, value, half = len(values), float(values.mean()), float(_half(parts))
+    shares = all(0 <= v <= 1 for run in (*runs, *(others or ())) for v in run.values())
     line = dict(seeds=len(runs), n=n, value=value)
     if others is not None and not half and abs(value) <= 1:
         low, high = _alike(value, n, -1.)
         return line | dict(low=low, high=high, p=_mcnemar(n if value else 0, 0))
-    if others is not None: return line | dict(low=value - half, high=value + half, p=_two_sided_p(value, parts))
-    if not all(0 <= v <= 1 for v in values): return line | dict(low=value - half, high=value + half)
-    return line | dict(zip(('low', 'high'), _mean_in_share(value, (half/_Z)**2, n)))
+    if others is None and shares: return line | dict(zip(('low', 'high'), _mean_in_share(value, (half/_Z)**2, n)))
+    reach = 1. if shares else math.inf   # no two shares differ by more
+    line |= dict(low=max(value - half, -reach), high=min(value + half, reach))
+    return line if others is None else line | dict(p=_two_sided_p(value, parts))
 
 # %% ../nbs/35_stats.ipynb #by-problem-alike
 def _by_problem_alike(runs:list[list[dict]], grader:str) -> list[dict]: # the same problems in all seeds

@@ -25,7 +25,7 @@ from .stats import by_problem, compare, crossed, mean_interval
 from .evaluate import graders_in, graders_of
 from .figures import without_grid
 from .store import Store, sessions
-from .pipeline import run
+from .pipeline import run, take_over
 from .plan import Plan, RunConfig, check_same_run
 from .results import (
     graders_with_outcomes, grouped, loss_table, probed_tables, read_records, read_traces, read_trainings,
@@ -153,13 +153,21 @@ def run_sweep(
             if hours is not None and took and time.monotonic() - began + mean(took) > 3600 * hours:
                 print('stopped here: the next run would not end in time')
                 break
-            took.append(_run_cell(cell))
+            took.append(_run_cell(cell, all_cells))
             save_tables(sweep)
         return save_tables(sweep)
 
 # %% ../nbs/48_sweep.ipynb #run-cell
-def _run_cell(cell:Cell) -> float: # seconds
+def _take_over(cell:Cell, others:list[Cell]):
+    "Copy the trainings of runs that differ in their methods alone, such as a first stage that arms share"
+    own = dict(name=cell.cfg.name, methods=cell.cfg.methods)
+    for other in others:
+        alike = other != cell and other.cfg.model_copy(update=own) == cell.cfg
+        if alike and other.cfg.path('config.yaml').exists(): take_over(cell.plan, other.cfg.path())
+
+def _run_cell(cell:Cell, others:list[Cell]) -> float: # seconds
     start = time.monotonic()
+    _take_over(cell, others)
     print(run(cell.cfg))
     for merged in cell.cfg.path('models').glob('*-merged'): shutil.rmtree(merged)
     return time.monotonic() - start

@@ -58,6 +58,16 @@ def test_a_sitting_ends_and_the_next_goes_on(sweep, capsys):
     assert not list(sweep.path().glob('*/models/*-merged'))
 
 
+def test_arms_share_a_first_stage(sweep, capsys):
+    "What differs in its methods alone takes the training over; another recipe or seed trains its own"
+    arms = dict(first=Arm(methods=('cgd',), seeds=(0, 1)), longer=Arm(methods=('cgd',), set={'train.epochs': 2}), then=Arm(methods=('cgd-then-dsft_refined',)))
+    shared = sweep.model_copy(update=dict(name='shared', arms=arms, contrasts=(), baseline=''))
+    run_sweep(shared)
+    weights = {c.cfg.name: c.cfg.path('models', 'cgd', 'adapter_model.safetensors').read_bytes() for c in cells(shared)}
+    assert weights['then-s0'] == weights['first-s0'] and len(set(weights.values())) == 3
+    assert [line.split(' begins')[0][-7:] for line in capsys.readouterr().out.splitlines() if 'begins with the trainings cgd of' in line] == ['then-s0']
+
+
 def test_tables_of_a_sweep(sweep):
     assert '2 of 2 runs' in run_sweep(sweep)
     scores, methods, contrasts, losses = (pd.read_csv(sweep.path(f'{name}.csv')) for name in ('scores', 'methods', 'contrasts', 'losses'))
