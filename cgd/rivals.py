@@ -298,6 +298,13 @@ def _side_by_side(kind:type) -> type: # of TRL's trainers that learn groups of t
     return SideBySide
 
 # %% ../nbs/34_rivals.ipynb #distilling
+_TO_ITS_END = 'completion_ids', 'completion_mask', 'teacher_input_ids', 'teacher_attention_mask'
+
+def _cut_padding(inputs:dict) -> dict: # of a batch whose completions are as long as the longest of an update
+    "A batch whose completions are as long as its own longest: logits of padding cost as much as others"
+    spare = inputs['completion_ids'].shape[1] - max(1, int(inputs['completion_mask'].sum(1).max()))
+    return inputs | {k: inputs[k][:, :-spare] for k in _TO_ITS_END} if spare else inputs
+
 def distilling(
     kind:type # TRL's trainer for SDFT or SDPO
 ) -> type:
@@ -307,6 +314,9 @@ def distilling(
             super().__init__(*args, **named)
             self._once = _text_by_text(self)
             if self._once: read_apart(self)
+
+        def compute_loss(self, model, inputs, *rest, **named):
+            return super().compute_loss(model, _cut_padding(inputs), *rest, **named)
 
         def _forward_logits(self, model, input_ids, attention_mask, logits_to_keep):
             if not self._once: return super()._forward_logits(model, input_ids, attention_mask, logits_to_keep)

@@ -18,7 +18,7 @@ from cgd.models import find_model, fingerprint, model_shape
 from cgd.plan import RunConfig
 from cgd.pipeline import run
 from cgd.methods import METHODS
-from cgd.rivals import REWARDS, RLConfig, Reward, _draw, _rival_trainer, check_rival, fit_rival
+from cgd.rivals import REWARDS, RLConfig, Reward, _cut_padding, _draw, _rival_trainer, check_rival, fit_rival
 from cgd.recipe import TrainConfig
 from cgd.train import fit
 from cgd.merge import merge_student
@@ -157,7 +157,7 @@ def test_student_and_teacher_read_a_prompt_once_for_its_tries(name, tuning, stud
     cfg, read = CFG.model_copy(update=dict(n=4, device_batch_size=4, tuning=tuning, rewards=dict(right=1.) if name != 'sdft' else None)), {}
     prompts, answers = torch.tensor([[0, 0, 5, 6, 7]]*4 + [[8, 9, 5, 6, 7]]*2), torch.randint(10, 90, (6, 5), generator=torch.Generator().manual_seed(0))
     seen, told = torch.arange(5) < torch.tensor([5, 3, 1, 0, 4, 2])[:, None], torch.tensor([[3, 5, 6, 7]]*3 + [[0, 3, 4, 5]] + [[8, 9, 5, 6]]*2)
-    answers = answers*seen
+    answers, seen = (torch.nn.functional.pad(x, (0, 2)) for x in (answers*seen, seen))   # another batch of the update has longer ones
     inputs = dict(prompt_ids=prompts, prompt_mask=(prompts > 0).long(), completion_ids=answers, completion_mask=seen.long(), teacher_input_ids=torch.cat([told, answers], 1),
                   teacher_attention_mask=torch.cat([told > 0, seen], 1).long(), self_distillation_mask=torch.tensor([1., 1, 1, 1, 1, 0]))
 
@@ -175,6 +175,7 @@ def test_student_and_teacher_read_a_prompt_once_for_its_tries(name, tuning, stud
         loss.backward()
         return [loss, *(p.grad for p in trainer.model.parameters() if p.grad is not None)]
     ours, theirs = learnt(''), learnt('it is not asked here')
+    if name == 'sdft': assert _cut_padding(inputs)['teacher_input_ids'].equal(inputs['teacher_input_ids'][:, :-2]) and inputs['completion_ids'].shape == (6, 7)
     assert len(ours) > 5 and any(g.abs().max() > 1e-4 for g in ours)
     for a, b in zip(ours, theirs, strict=True): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3*b.abs().max().item())
     assert read['it is not asked here'] == 60 + 54 and read[''] == (2 + 4 + 9) + (4 + 2 + 6) + (3 + 3 + 9 + 3) + (3 + 2 + 6)
