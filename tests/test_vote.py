@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 from safetensors.torch import load_file
 
-from cgd.core import CgdError
+from cgd.core import CgdError, write_table
 from cgd.models import load_tokenizer, turn_ids
 from cgd.recipe import PreferConfig
 from cgd.methods import METHODS, ViewConfig
@@ -72,11 +72,17 @@ def test_it_pays_in_grpo(judge, tiny_student, tmp_path, monkeypatch):
     "Without a gold answer anywhere"
     write_by(monkeypatch, by_turns)
     cfg = ROLLING.model_copy(update=dict(rewards={f'model:{judge}': 1.}))
-    record = fit_rival('grpo_voted', ROWS, cfg, tiny_student, tmp_path/'paid')
+    record = fit_rival('grpo', ROWS, cfg, tiny_student, tmp_path/'paid')
     assert record['steps'] == 2 and record['problems'] == 4 and record['config']['rewards'] == cfg.rewards
     assert 'reward' in pd.read_csv(tmp_path/'paid'/'losses.csv')
     read, = record['asked']
     assert read['model'] == 'judge' and read['completion_tokens'] == 0 and read['requests'] == 8 and read['prompt_tokens'] > 80 and all(0 < paid < 1 for paid in record['rewards'])
+
+
+def test_a_run_that_it_pays_needs_no_gold_answers(judge, tmp_path):
+    def run(**rl): return RunConfig(methods=('grpo',), rl=rl, teacher='vllm:smollm2', problems=str(write_table([dict(prompt='Say something.', reference=None)], tmp_path/'mine.jsonl')))
+    plan(run(rewards={f'model:{judge}': 1.}))
+    with pytest.raises(CgdError, match='has no reference, which grpo needs'): plan(run())
 
 
 def test_what_a_reward_model_reads_is_counted(judge):
