@@ -12,7 +12,6 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from pkgutil import resolve_name
 from statistics import mean, median
 
 from .core import CgdError, content_hash, read_table, read_times, write_atomic
@@ -239,7 +238,7 @@ def _preferences(plan:Plan, drafts:list[dict], store:Store|None) -> _Task:
 def _consulted(plan:Plan, open_student:Callable) -> Iterator[_Task]:
     "What trainings ask of models that do not learn"
     student, how = open_student(plan), plan.cfg.rl
-    solver = resolve_name('cgd.refcritic:SOLVER')
+    solver = call_by_name('cgd.refcritic:solver_config', how)
     frozen = dict(who=student.name, engine=student, cap=solver.max_new_tokens)
     for t in plan.trainings.values():
         if not t.on_policy or plan.cfg.is_trained(t.name): continue

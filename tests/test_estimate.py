@@ -24,7 +24,6 @@ from cgd.methods import _ORDER, METHODS, ViewConfig
 from cgd.pipeline import open_student, run
 from cgd.plan import Plan, RunConfig, compared_texts
 from cgd.preferences import judge_messages
-from cgd.refcritic import SOLVER
 from cgd.store import SampleConfig, Store, sessions
 from cgd.teacher import REWRITES, DetectingTeacher, TeacherConfig, critique, critique_messages, detect, load_preset, refine_messages, rewrite_messages, teach
 from cgd.views import filter_rows
@@ -228,7 +227,7 @@ def test_what_a_training_asks_is_priced(name, who, tiny_student, tmp_path):
     "Once for each try at most; the oracle teacher costs nothing, and what is trained asks no more"
     planned = plan_of(name, tiny_student, tmp_path)
     def asked(plan): return [(r['left'], r['read'] > 0, r['written'] > 0) for r in estimate_run(plan, 'train', open_student, []) if r['stage'] == 'asked']
-    tries = planned.cfg.rl.steps*planned.cfg.rl.prompts*planned.cfg.rl.n*(SOLVER.n if who == 'student' else 1)
+    tries = planned.cfg.rl.steps*planned.cfg.rl.prompts*planned.cfg.rl.n*(4 if who == 'student' else 1)
     assert asked(planned) == ([(tries, True, True)] if who else [])
     if who == 'teacher': assert asked(Plan(planned.cfg.model_copy(update=dict(teacher=('oracle',))))) == [(tries, False, False)]
     write_atomic(planned.cfg.path('models', name, 'train.json'), '{}')
