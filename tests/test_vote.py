@@ -107,12 +107,23 @@ def test_another_reward_model_in_its_folder_makes_another_training(judge, tiny_s
         with pytest.raises(CgdError, match='no reward model there; train one'): check_rival('grpo', cfg.model_copy(update=dict(rewards={name: 1.})), tiny_student)
 
 
+def outvoted_first():
+    "Three of four answers are 6; the first row's own is 7, and a pair is left"
+    return [dict(ROWS[0], row_id=f'r{j}', sample=j, draft=rf'\boxed{{{d}}}', direct=rf'\boxed{{{n}}}') for j, (d, n) in enumerate(zip((6, 6, 6, 6), (7, 6, 6, 6)))]
+
+
+def usable(*methods): return _usable_by_all(Plan(RunConfig(methods=methods, teacher='expert', draft=dict(n=4), teach=dict(temperature=1.))), outvoted_first())
+
+
 def test_all_that_the_teacher_said_is_counted_whatever_other_methods_leave_out():
-    "Three of four answers are 6; pairs are left for the first row alone, whose own answer is 7"
-    rows = [dict(ROWS[0], row_id=f'r{j}', sample=j, draft=rf'\boxed{{{d}}}', direct=rf'\boxed{{{n}}}') for j, (d, n) in enumerate(zip((6, 6, 6, 6), (7, 6, 6, 6)))]
-    run = Plan(RunConfig(methods=('dpo_voted', 'grpo_voted'), teacher='expert', draft=dict(n=4), teach=dict(temperature=1.)))
-    (pairs,), rolled = _usable_by_all(run, rows)
-    assert [p['row_id'] for p in pairs.rows] == ['r0'] and {(r['row_id'], r['vote']) for r in rolled['grpo_voted']} == {('r0', '6')}
+    (pairs,), rolled = usable('dpo_voted', 'grpo_voted')
+    assert [p['row_id'] for p in pairs.rows] == ['r1'] and {(r['row_id'], r['vote']) for r in rolled['grpo_voted']} == {('r1', '6')}
+
+
+def test_a_pair_is_not_lost_as_the_first_answer_is_outvoted():
+    "dsft_voted lacks that row; the pair may stand in any other of its problem"
+    answers, pairs = usable('dsft_voted', 'dpo_voted')[0]
+    assert [p['row_id'] for p in answers.rows] == [p['row_id'] for p in pairs.rows] == ['r1']
 
 
 def test_nothing_to_vote_for_says_so(tiny_student, tmp_path):
