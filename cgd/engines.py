@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import groupby, islice
 from multiprocessing import get_context
-from multiprocessing.util import Finalize
+from multiprocessing.util import Finalize, _run_finalizers
 from pathlib import Path
 
 from .core import CgdError, checksum, content_hash, explain_fault, note_time, read_table, span, write_table
@@ -718,7 +718,9 @@ def _serve(pipe, spec:str, options:dict, env:dict):
 def _leave(cfg:EngineConfig):
     "End this process at once: all is committed, and taking vLLM apart takes seconds; engines on several cards need it"
     for stream in (sys.stdout, sys.stderr): stream.flush()
-    if cfg.tensor_parallel_size*cfg.pipeline_parallel_size == 1: os._exit(0)
+    if cfg.tensor_parallel_size*cfg.pipeline_parallel_size > 1: return
+    _run_finalizers(0)   # gives back vLLM's semaphores, or Python would speak of leaks
+    os._exit(0)
 
 # %% ../nbs/16_engines.ipynb #do-job
 def _do_job(engine:_LocalEngine, session:int, path:str, rows:list, spec:str, adapter:str|None, identity:dict):

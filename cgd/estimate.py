@@ -12,7 +12,6 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from pkgutil import resolve_name
 from statistics import mean, median
 
 from .core import CgdError, content_hash, read_table, read_times, write_atomic
@@ -51,6 +50,7 @@ class _Task:
     waiting:int=0            # requests about texts that are not written yet
     cap:int=0                # tokens that an answer may have
     more:tuple[str, ...]=()  # texts that a request shows, beside those of its stage
+    learnt:int=0             # of drafts: their reviews that trainings learn from
 
     @property
     def left(self) -> int: return len(self.asked) + self.waiting
@@ -88,6 +88,11 @@ def _without_solved(rows:list[dict], grader:str) -> list[dict]:
     graded = [dict(row, draft_grade=None if row['draft'] is None else next(grades)) for row in rows]
     left = {p['problem_id'] for p in unsolved(rows, graded)}
     return [row for row in rows if row['problem_id'] in left]
+
+def _learnt(plan:Plan, rows:list[dict]) -> int: # rows: drafts that are taught
+    "Reviews that trainings learn from: of the drafts of all problems that are not held out"
+    own = {p['problem_id'] for p in plan.problems}
+    return sum(row['problem_id'] in own for dealt in plan.deal(rows) for row, _ in dealt)
 
 # %% ../nbs/46_estimate.ipynb #scored
 def _scored(engine:Engine, rows:list[dict], text:str, store:Store|None) -> _Task: # text: its column
@@ -239,7 +244,7 @@ def _preferences(plan:Plan, drafts:list[dict], store:Store|None) -> _Task:
 def _consulted(plan:Plan, open_student:Callable) -> Iterator[_Task]:
     "What trainings ask of models that do not learn"
     student, how = open_student(plan), plan.cfg.rl
-    solver = resolve_name('cgd.refcritic:SOLVER')
+    solver = call_by_name('cgd.refcritic:solver_config', how)
     frozen = dict(who=student.name, engine=student, cap=solver.max_new_tokens)
     for t in plan.trainings.values():
         if not t.on_policy or plan.cfg.is_trained(t.name): continue
@@ -258,10 +263,11 @@ def left_to_do(
     "What each stage asks of each model, and what of it the store has"
     cfg = plan.cfg
     if cfg.methods:
-        task, rows = _drafts(plan, open_student(plan), store)
+        task, drafts = _drafts(plan, open_student(plan), store)
+        rows = _without_solved(drafts, cfg.grader) if cfg.drop_solved else drafts
+        task.learnt = _learnt(plan, rows)
         yield task
-        if 'perplexity' in plan.stages: yield _scored(open_student(plan), rows, 'draft', store)
-        if cfg.drop_solved: rows = _without_solved(rows, cfg.grader)
+        if 'perplexity' in plan.stages: yield _scored(open_student(plan), drafts, 'draft', store)
         whole = ['critique', *['refine'][:plan.refines], *(s for s in ('direct', *REWRITES) if s in plan.stages)]
         stages = dict(draft=[], critique=['critique']).get(upto, whole)
         for teacher, dealt in zip(plan.teachers, plan.deal(rows)): yield from _lessons(teacher, dealt, stages, store)
@@ -570,13 +576,6 @@ def _sizes(plan:Plan) -> dict[str, float]: # tokens, before anything is known of
     return dict(problem=tokens('prompt'), solution=solution, draft=0., critique=60., refine=solution + 20,
                 direct=solution, **dict.fromkeys(REWRITES, solution))
 
-def _learnt(plan:Plan, open_student:Callable, store:Store|None) -> int:
-    "Reviews that trainings learn from: of the drafts of all problems that are not held out"
-    _, rows = _drafts(plan, open_student(plan), store)
-    if plan.cfg.drop_solved: rows = _without_solved(rows, plan.cfg.grader)
-    own = {p['problem_id'] for p in plan.problems}
-    return sum(row['problem_id'] in own for dealt in plan.deal(rows) for row, _ in dealt)
-
 def estimate_run(
     plan:Plan,             # of the run
     upto:str,              # its last stage
@@ -587,7 +586,7 @@ def estimate_run(
     there = plan.cfg.store_path()
     with Store(there) if there.exists() else nullcontext() as store:
         tasks = list(left_to_do(plan, upto, open_student, store))
-        rows = _learnt(plan, open_student, store) if plan.trainings else 0
+    rows = sum(task.learnt for task in tasks)
     sizes = _sizes(plan) if plan.cfg.methods else dict(problem=0.)
     lines = [_line(task, sizes, runs) for task in tasks]
     if upto in ('train', 'eval', 'report'):
@@ -616,8 +615,9 @@ def _memory(plan:Plan, lines:list[dict], runs:list[dict]) -> dict[str, float]: #
             plan.cfg.rl.recipe().model_copy(update=dict(epochs=1, max_length=10**6))
         longest = min(how.max_length, round(2*r['read']/max(r['left'], 1)/how.epochs/how.answers) + 1)
         asked = how.model_copy(update=dict(max_length=longest, dtype=model.dtype))
-        needs[f'train {r["method"]}'] = _LIBRARIES + (past[0] if past else
-            expected_memory(model.shape, asked, _gpu())['total'] if model.shape else 4*model.weights*4/2**30)
+        needs[f'train {r["method"]}'] = _LIBRARIES + (
+            past[0] if past else expected_memory(model.shape, asked, _gpu(), tied=t.tied)['total'] if model.shape else
+            4*model.weights*4/2**30)
     return needs
 
 # %% ../nbs/46_estimate.ipynb #disk-of

@@ -11,13 +11,13 @@ from .models import Shape, model_shape
 from .recipe import TrainConfig, choose_parallel, devices, training_dtype
 
 # %% ../nbs/28_fits.ipynb #weight-bytes
-def _weight_bytes(shape:Shape, cfg:TrainConfig) -> dict[str, float]:
+def _weight_bytes(shape:Shape, cfg:TrainConfig, tied:bool) -> dict[str, float]: # tied: see `expected_memory`
     "Of the weights, and of what is kept for those that are trained"
     half = 4 if cfg.dtype == 'float32' else 2
     matrices, others = shape.counts()
     adapter = 0 if cfg.tuning == 'full' else shape.layers*cfg.lora_r*sum(a + b for a, b in shape.linears())
     trained = adapter or matrices + others
-    whole = dict(full=(4 if half == 4 else 6)*trained, lora=half*(matrices + others),
+    whole = dict(full=((4 if half == 4 else 6) + 4*tied)*trained, lora=half*(matrices + others),
                  qlora=4.127/8*matrices + 4*others)
     return dict(weights=whole[cfg.tuning], trained=12*trained + 4*adapter)
 
@@ -38,12 +38,13 @@ def expected_memory(
     shape:Shape,        # of the student
     cfg:TrainConfig,    # dtype 'auto' counts as bfloat16
     gpu:bool=True,      # or a CPU
-    target_share:float=.5 # of a row's tokens, at most, that are learnt
+    target_share:float=.5, # of a row's tokens, at most, that are learnt
+    tied:bool=False     # to the student as it was: where all weights change, it is held beside them
 ) -> dict[str, float]:  # GiB by part, and their total
     "Memory that a training takes at its peak, by calculation"
     device = dict(device=.7*2**30 if gpu else 0)
     shared = cfg.processes if cfg.parallel == 'fsdp2' else 1   # each process holds one
-    weights = {k: v/shared for k, v in _weight_bytes(shape, cfg).items()}
+    weights = {k: v/shared for k, v in _weight_bytes(shape, cfg, tied).items()}
     parts = weights | _token_bytes(shape, cfg, gpu, target_share) | device
     return {k: v/2**30 for k, v in (parts | dict(total=sum(parts.values()))).items()}
 
@@ -58,9 +59,9 @@ def _changes(cfg:TrainConfig, gpu:bool) -> list[dict]:
     fewer = fewer[fewer.index(cfg.tuning) + 1:] if cfg.tuning in fewer else []
     return [*same, *(dict(tuning=m) | change for m in fewer for change in same)]
 
-def _change_to_fit(shape:Shape, cfg:TrainConfig, free:float, gpu:bool=True) -> dict|None:
+def _change_to_fit(shape:Shape, cfg:TrainConfig, free:float, gpu:bool=True, tied:bool=False) -> dict|None:
     "The least change of a recipe that fits `free` GiB; {} for none; None if nothing helps"
-    def total(change): return expected_memory(shape, cfg.model_copy(update=change), gpu)['total']
+    def total(change): return expected_memory(shape, cfg.model_copy(update=change), gpu, tied=tied)['total']
     return next((change for change in _changes(cfg, gpu) if total(change) <= free), None)
 
 # %% ../nbs/28_fits.ipynb #memory-note
@@ -69,15 +70,16 @@ def memory_note(
     cfg:TrainConfig, # the recipe
     longest:int,     # tokens of the longest row
     free:float,      # GiB that the device has left
-    gpu:bool         # or a CPU
+    gpu:bool,        # or a CPU
+    tied:bool=False  # as for `expected_memory`
 ) -> str:            # '' if it fits, or if that is not known
     "A word to the user whose training may not fit"
     try: shape = model_shape(folder)
     except CgdError: return ''
     cfg = cfg.model_copy(update=dict(max_length=longest, dtype=training_dtype(cfg)))
-    change = _change_to_fit(shape, cfg, free, gpu)
+    change = _change_to_fit(shape, cfg, free, gpu, tied)
     if change == {} or choose_parallel(cfg) == 'fsdp2': return ''
-    total = expected_memory(shape, cfg, gpu)['total']
+    total = expected_memory(shape, cfg, gpu, tied=tied)['total']
     part = 'train' if cfg.answers == 1 else 'prefer'
     cure = f'take a smaller student, shorter rows ({part}.max_length), or several cards ({part}.parallel=fsdp2)'
     if change: cure = 'set ' + ', '.join(f'{part}.{k}={v}' for k, v in change.items())

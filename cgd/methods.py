@@ -302,7 +302,7 @@ METHODS |= {m.name: m for m in (
     Method('grpo', 'GRPO, rewarded by the grader',
            'Writes several answers to a problem; those that the grader likes better than the others become likelier.',
            'GRPO in DeepSeekMath, arXiv 2402.03300', '#c2185b', '1', 'GRPO',
-           trainer='cgd.rivals:grpo_trainer', rewards=dict(right=1.), requires=('reference',)),
+           trainer='cgd.rivals:grpo_trainer', rewards=dict(right=1.)),
     Method('sdft', 'SDFT (critique for its teacher)',
            'Answers the problem alone, and learns from itself with the draft and its critique in view.',
            'SDFT, arXiv 2601.19897', '#00838f', 'x',

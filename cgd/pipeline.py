@@ -745,15 +745,22 @@ def compare_page(
     "Write a page that compares runs, and say what differs; raises CgdError for runs that cannot be paired"
     from cgd.report import examples, render_report
     tables, answers = compare_runs(folders), run_answers(folders)
-    names, main = list(dict.fromkeys(name.rpartition('/')[0] for name, _ in answers)), compared_result(tables)
+    names, (main, told) = list(dict.fromkeys(name.rpartition('/')[0] for name, _ in answers)), _compared(tables)
     title, said = f'cgd: {" and ".join(names)}', 'Each model is named with its run. ' + _ONE_SEED
     shown = {'Scores': tables['results'], 'Paired differences': tables['differences']}
-    page = render_report(title, said, shown, {}, examples([], answers, f'{names[0]}/base'), headline=headline(main),
+    page = render_report(title, said, shown, {}, examples([], answers, f'{names[0]}/base'), headline=' '.join(told),
                          main=main, gaps=tables['differences'])
     file = write_atomic(out or Path(folders[0]).resolve().parent/f'compare-{"-".join(names)}.html', page)
-    return f'{show_comparison(tables)}\n\n{headline(main)}\nThe texts are in {file}; open it in a browser'
+    return '\n'.join([show_comparison(tables), '', *told, f'The texts are in {file}; open it in a browser'])
 
 _ONE_SEED = 'One seed compares checkpoints, not methods.'
+
+def _compared(tables:dict[str, list[dict]]) -> tuple[list[dict], list[str]]: # of `compare_runs`
+    "The rows of the main grader, and what it and the next one say, a sentence each"
+    first = tables['differences'][0]
+    same = [g['grader'] for g in tables['differences'] if all(g[k] == first[k] for k in ('benchmark', 'a', 'b'))]
+    found = [compared_result(tables, g) for g in same[:2]]
+    return found[0], list(map(headline, found))
 
 # %% ../nbs/47_pipeline.ipynb #regrade
 def regrade_run(

@@ -29,8 +29,9 @@ from .grade import GRADERS
 from .methods import ASK, METHODS, Method, Training, ViewConfig, read_training
 from .rivals import RLConfig, asked_by, check_asked, check_rival, with_reads
 from .given import TraceFields, deal_reviews, given_problems, given_reviews, read_given
-from .teacher import (
-    REWRITES, TeacherConfig, check_expert, ignored_settings, load_preset, open_teacher, own_settings, share_out)
+from cgd.teacher import (
+    PRESETS, REWRITES, TeacherConfig, check_expert, ignored_settings, load_preset, open_teacher, own_settings,
+    share_out)
 from .recipe import PreferConfig, TrainConfig
 from .train import check_training
 from .views import filter_stages, text_forms
@@ -406,6 +407,13 @@ def _taught_by_itself(plan:Plan):
         raise CgdError(f'methods: {own[0]} is of what the student refined itself, so it must be a teacher, too: '
                        f'teacher: vllm:{student}')
 
+def _corrected(plan:Plan):
+    "a method of critiques that end in an answer, and a teacher that is not asked for one"
+    ending, preset = [m.name for m in plan.pair_methods if m.own and m.learns == 'critique'], plan.cfg.teach.preset
+    if ending and preset in {*PRESETS} - {'corrected'} and not plan.cfg.traces:
+        raise CgdError(f'teach.preset: {ending[0]} learns critiques that end in an answer, and {preset} asks for none; '
+                       'set teach.preset to corrected')
+
 def _compared(plan:Plan):
     "a method of critiques that compare, and a teacher that sees the draft alone"
     for m in plan.pair_methods:
@@ -603,9 +611,9 @@ def _recipes(plan:Plan):
         except CgdError as e: raise CgdError(f'{t.settings}: {e}') from None
 
 # %% ../nbs/44_plan.ipynb #plan
-CHECKS = (_methods, _budget, _names_once, _named_apart, _teachers, _taught_by_itself, _compared, _detected, _voted,
-          _judged, _opinions, _scored, _shared_out, _settings_heeded, _engines, _thinking, _columns, _known_kinds,
-          _given, _validation, _graded_how, _tests_apart, _recipes)
+CHECKS = (_methods, _budget, _names_once, _named_apart, _teachers, _taught_by_itself, _corrected, _compared, _detected,
+          _voted, _judged, _opinions, _scored, _shared_out, _settings_heeded, _engines, _thinking, _columns,
+          _known_kinds, _given, _validation, _graded_how, _tests_apart, _recipes)
 
 def plan(
     cfg:RunConfig,    # the run

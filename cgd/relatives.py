@@ -60,7 +60,7 @@ def code_lengths(
     cfg:ViewConfig   # its template asks for the rest
 ) -> list[dict]:     # two rows for each, a long answer and a short one
     "Make a row of each length, with the code for it"
-    def code(r, c): return min(9, int(10*len(r[c])/len(r['direct'])))
+    def code(r, c): return min(9, int(10*len(r[c])/max(len(r['direct']), 1)))
     return [r | dict(direct=r[c], template=ask_length(code(r, c), cfg.template)) for r in rows for c in LENGTHS]
 
 # %% ../nbs/56_relatives.ipynb #split-steps

@@ -271,12 +271,14 @@ def compare_runs(
 
 # %% ../nbs/45_results.ipynb #compared-result
 def compared_result(
-    tables:dict[str, list[dict]] # from `compare_runs`
-) -> list[dict]:                 # two lines, as `main_result` has them: the first run's model and the second's
-    "CGD of two runs on their first benchmark by its main grader; without it, the first models that are compared"
+    tables:dict[str, list[dict]], # from `compare_runs`
+    grader:str|None=None          # whose outcomes count; None: the main one
+) -> list[dict]:                  # two lines, as `main_result` has them: the first run's model and the second's
+    "CGD of two runs on their first benchmark by a grader; without CGD, the first models that are compared"
     first = tables['differences'][0]
-    own = [g for g in tables['differences'] if (g['benchmark'], g['grader']) == (first['benchmark'], first['grader'])]
-    told = next((g for g in own if g['a'].endswith('/cgd')), first)
+    by = first['benchmark'], grader or first['grader']
+    own = [g for g in tables['differences'] if (g['benchmark'], g['grader']) == by]
+    told = next((g for g in own if g['a'].endswith('/cgd')), own[0])
     scores = {r['method']: r for r in tables['results'] if r['benchmark'] == told['benchmark']}
     return [_main_row(scores[told['b']], told['grader'], {}, ''),
             _main_row(scores[told['a']], told['grader'], told, told['b'])]

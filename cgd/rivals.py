@@ -55,7 +55,7 @@ class RLConfig(Config):
     prompts:PositiveInt=8                              # problems an update
     n:int=Field(8, ge=2)                               # completions of each; trice remembers half of them
     device_batch_size:PositiveInt=8                    # completions in memory at once while it learns
-    max_new_tokens:PositiveInt=256                     # cap on a completion
+    max_new_tokens:PositiveInt=256                     # cap on a completion; a try for `refines` may have 256 anyway
     temperature:float=Field(1., gt=0, le=2)            # of the completions; vLLM takes no more than 2
     top_p:float=Field(1., gt=0, le=1)                  # of the completions
     beta:NonNegativeFloat=0.                           # weight of the distance to where it began; sdft, sdpo keep none

@@ -181,10 +181,10 @@ def _comparing(make:str|Callable, folder:str, tokenizer, encoded:Encoded, held_o
     return trainer
 
 # %% ../nbs/32_train.ipynb #memory-word
-def _memory_word(folder:str, cfg:TrainConfig, encoded:Encoded) -> str:
+def _memory_word(folder:str, cfg:TrainConfig, encoded:Encoded, tied:bool) -> str:
     "A word if the training may not fit; '' if it does, or if that is not known"
     if not (memory := device_memory()): return ''
-    return memory_note(folder, cfg, encoded.longest, memory.free, memory.gpu)
+    return memory_note(folder, cfg, encoded.longest, memory.free, memory.gpu, tied)
 
 # %% ../nbs/32_train.ipynb #prepare
 @span('load')
@@ -199,7 +199,7 @@ def _prepare(pairs:Pairs, cfg:TrainConfig, folder:str, checkpoints:Path, made_fr
     if validation is not None:
         held_out = encode(tokenizer, replace(validation, name=f'validation of {pairs.name}'), cfg.max_length, 1.)
     before = held_gib()
-    if not int(os.environ.get('RANK', 0)): say(_memory_word(folder, cfg, encoded))
+    if not int(os.environ.get('RANK', 0)): say(_memory_word(folder, cfg, encoded, tied))
     data, watch = (tokenizer, encoded, held_out, cfg), watcher(cfg, made_from)
     with explain_hub(cfg.push_to_hub):
         if trainer and not tied: made = _comparing(trainer, folder, *data, checkpoints, watch)

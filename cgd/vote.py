@@ -93,7 +93,8 @@ def pair_by_vote(
     for row in rows: groups[row['problem_id']].append(row)
     for problem, some in groups.items():
         pairs = list(zip(*_sides(some, elected))) if problem in elected else []
-        for row, pair in zip_longest(some, pairs[:len(some)]):
+        some.sort(key=lambda r: bool(pairs) and not _agrees(r, 'direct', elected))   # first those that dsft_voted has
+        for row, pair in zip_longest(some, pairs):
             done.append(row | (dict(zip(named, sum(pair, ()))) if pair else _NO_PAIR))
     return done
 

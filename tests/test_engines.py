@@ -1,5 +1,5 @@
 "Local engines: a batch changes nothing but the speed, and a model's process that dies is replaced"
-import dataclasses, json, os, shutil, sys
+import dataclasses, json, os, shutil, subprocess, sys
 from importlib.util import find_spec
 
 import pytest
@@ -248,3 +248,22 @@ def test_memory_that_is_kept_is_not_taken_for_held():
 def test_a_model_keeps_the_memory_of_a_step_for_the_next():
     "A small block between two large ones may cost another 8,192 pages, now and then (four seen); not one for each"
     assert 8192 <= launch('test_engines:page_faults') <= 81_920 / 2
+
+
+LEAVING = """
+from multiprocessing import get_context
+from cgd.engines import EngineConfig, _leave
+def work():
+    lock = get_context('spawn').Lock()   # vLLM has one
+    _leave(EngineConfig())
+if __name__ == '__main__':
+    child = get_context('spawn').Process(target=work)
+    child.start(); child.join()
+"""
+
+
+def test_an_engine_that_ends_leaves_no_semaphore(tmp_path):
+    "Python would warn of it at the end of the run"
+    (tmp_path/'leaving.py').write_text(LEAVING)
+    done = subprocess.run([sys.executable, tmp_path/'leaving.py'], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '', '')

@@ -19,12 +19,12 @@ from cgd.endpoint import ask_one_token
 from cgd.engines import check_engine, open_engine
 from cgd.estimate import _SHOWN, _lessons, _line, _Task, estimate_run
 from cgd.loop import retry_requests
-from cgd.models import SHAPES
+from cgd.models import SHAPES, model_shape
 from cgd.methods import _ORDER, METHODS, ViewConfig
 from cgd.pipeline import open_student, run
 from cgd.plan import Plan, RunConfig, compared_texts
 from cgd.preferences import judge_messages
-from cgd.refcritic import SOLVER
+from cgd.recipe import TrainConfig
 from cgd.store import SampleConfig, Store, sessions
 from cgd.teacher import REWRITES, DetectingTeacher, TeacherConfig, critique, critique_messages, detect, load_preset, refine_messages, rewrite_messages, teach
 from cgd.views import filter_rows
@@ -228,11 +228,30 @@ def test_what_a_training_asks_is_priced(name, who, tiny_student, tmp_path):
     "Once for each try at most; the oracle teacher costs nothing, and what is trained asks no more"
     planned = plan_of(name, tiny_student, tmp_path)
     def asked(plan): return [(r['left'], r['read'] > 0, r['written'] > 0) for r in estimate_run(plan, 'train', open_student, []) if r['stage'] == 'asked']
-    tries = planned.cfg.rl.steps*planned.cfg.rl.prompts*planned.cfg.rl.n*(SOLVER.n if who == 'student' else 1)
+    tries = planned.cfg.rl.steps*planned.cfg.rl.prompts*planned.cfg.rl.n*(4 if who == 'student' else 1)
     assert asked(planned) == ([(tries, True, True)] if who else [])
     if who == 'teacher': assert asked(Plan(planned.cfg.model_copy(update=dict(teacher=('oracle',))))) == [(tries, False, False)]
     write_atomic(planned.cfg.path('models', name, 'train.json'), '{}')
     assert asked(planned) == []
+
+
+def test_the_table_of_drafts_is_made_once(tiny_student, tmp_path, monkeypatch):
+    "A training learns from each review of a draft that is not held out; two of each problem are drafted"
+    calls, make = [], estimate._drafts
+    monkeypatch.setattr(estimate, '_drafts', lambda *args: calls.append(1) or make(*args))
+    planned = plan_of('cgd', tiny_student, tmp_path)
+    planned = Plan(planned.cfg.model_copy(update=dict(draft=SampleConfig(n=2, temperature=1.), validation='val:3')))
+    line, = [r for r in estimate_run(planned, 'train', open_student, []) if r['stage'] == 'train']
+    assert (line['rows'], len(calls)) == (2*4, 1)
+
+
+def test_a_training_on_soft_targets_holds_the_student_twice(tiny_student, tmp_path):
+    "Where all weights change; an adapter is switched off instead"
+    def gib(name, tuning):
+        planned = plan_of(name, tiny_student, tmp_path)
+        planned = Plan(planned.cfg.model_copy(update=dict(train=TrainConfig(tuning=tuning))))
+        return estimate._memory(planned, [dict(who=name, kind='train', method=name, rows=9, left=9, read=900.)], [])[f'train {name}']
+    assert gib('soft', 'full') - gib('dsft_refined', 'full') == pytest.approx(4*sum(model_shape(tiny_student).counts())/2**30) and gib('soft', 'lora') == gib('dsft_refined', 'lora')
 
 
 def test_what_waits_shows_what_it_will_show(tiny_student):

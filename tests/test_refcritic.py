@@ -13,7 +13,7 @@ from cgd.methods import METHODS
 from cgd.models import fingerprint
 from cgd.plan import Plan, RunConfig
 from cgd.recipe import TrainConfig
-from cgd.refcritic import SOLVER, _share, check_mix, gives_away, pay_refines, pay_verdict
+from cgd.refcritic import _share, check_mix, gives_away, pay_refines, pay_verdict
 from cgd.teacher import TeacherConfig
 from cgd.rivals import REWARDS, RLConfig, _asking, _draw, _made_from, fit_rival
 from cgd.store import Completion, Store, sessions
@@ -73,13 +73,18 @@ def test_a_verdict_is_paid_where_it_can_be_read_and_agrees(grade):
 def test_refinements_are_paid_by_what_the_solver_makes_of_the_critique(asked):
     texts, rows = [named(2), VAGUE, PRAISE, named(3), named(2)], [trace(2), trace(2), trace(2), trace(2), trace(3)]
     assert pay_refines(texts, rows, CFG, asked) == [1., 0., 0., 0., 0.]
-    asks = [METHODS['cgd'].prompt(dict(problem=r['prompt'], draft=r['draft'], critique=t)) for t, r in zip(texts, rows) for _ in range(SOLVER.n)]
+    asks = [METHODS['cgd'].prompt(dict(problem=r['prompt'], draft=r['draft'], critique=t)) for t, r in zip(texts, rows) for _ in range(4)]
     assert [r.messages for r in asked.student.asked] == [[dict(role='user', content=text)] for text in asks]
     assert {(r.temperature, r.max_new_tokens) for r in asked.student.asked} == {(.7, 256)} and len({r.seed for r in asked.student.asked[:4]}) == 4
     assert pay_refines(texts[::-1], rows[::-1], CFG, asked) == [0., 0., 0., 0., 1.] and len(asked.student.asked) == 20   # nothing is asked twice
     assert [(s['stage'], s['requests'], s['completion_tokens']) for s in sessions(asked.store)] == [('refines', 20, 100)]
     asked.student = Solver(shaky=True)
     assert pay_refines([named(2)], [trace(2)], CFG, asked) == [.5]   # a mean, and no single try
+
+
+def test_the_solver_may_write_as_much_as_the_critic_and_256_tokens_in_any_case(asked):
+    for most in (24, 512): pay_refines([named(2)], [trace(2)], CFG.model_copy(update=dict(max_new_tokens=most)), asked)
+    assert [r.max_new_tokens for r in asked.student.asked] == [256]*4 + [512]*4
 
 
 def test_what_earns_no_refinement_is_not_tried(asked):

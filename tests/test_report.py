@@ -414,7 +414,7 @@ def test_two_runs_make_a_page(opened, tmp_path, capsys):
     page = opened((tmp_path/'page.html').read_text(), COMPARE)
     assert (page.input_value('#a'), page.input_value('#b')) == ('cpu/cgd', 'again/cgd')
     page.click('[data-flip=lost] >> nth=0')
-    assert chosen(page) == gap['losses'] and 'CGD of again' in page.inner_text('.headline')
+    assert chosen(page) == gap['losses'] and all(f'{by}: CGD of again' in text for by in ('Boxed', 'Last number') for text in (said, page.inner_text('.headline')))
     for wrong, why in (([CPU], 'at least two'), ([CPU, CPU], 'with itself'), ([CPU, tmp_path], 'no run here')):
         assert main(['compare', *map(str, wrong)]) == 1
         said = capsys.readouterr().err

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 from safetensors.torch import load_file
 
-from cgd.core import CgdError
+from cgd.core import CgdError, write_table
 from cgd.models import load_tokenizer, turn_ids
 from cgd.recipe import PreferConfig
 from cgd.methods import METHODS, ViewConfig
@@ -72,11 +72,17 @@ def test_it_pays_in_grpo(judge, tiny_student, tmp_path, monkeypatch):
     "Without a gold answer anywhere"
     write_by(monkeypatch, by_turns)
     cfg = ROLLING.model_copy(update=dict(rewards={f'model:{judge}': 1.}))
-    record = fit_rival('grpo_voted', ROWS, cfg, tiny_student, tmp_path/'paid')
+    record = fit_rival('grpo', ROWS, cfg, tiny_student, tmp_path/'paid')
     assert record['steps'] == 2 and record['problems'] == 4 and record['config']['rewards'] == cfg.rewards
     assert 'reward' in pd.read_csv(tmp_path/'paid'/'losses.csv')
     read, = record['asked']
     assert read['model'] == 'judge' and read['completion_tokens'] == 0 and read['requests'] == 8 and read['prompt_tokens'] > 80 and all(0 < paid < 1 for paid in record['rewards'])
+
+
+def test_a_run_that_it_pays_needs_no_gold_answers(judge, tmp_path):
+    def run(**rl): return RunConfig(methods=('grpo',), rl=rl, teacher='vllm:smollm2', problems=str(write_table([dict(prompt='Say something.', reference=None)], tmp_path/'mine.jsonl')))
+    plan(run(rewards={f'model:{judge}': 1.}))
+    with pytest.raises(CgdError, match='has no reference, which grpo needs'): plan(run())
 
 
 def test_what_a_reward_model_reads_is_counted(judge):
@@ -101,12 +107,23 @@ def test_another_reward_model_in_its_folder_makes_another_training(judge, tiny_s
         with pytest.raises(CgdError, match='no reward model there; train one'): check_rival('grpo', cfg.model_copy(update=dict(rewards={name: 1.})), tiny_student)
 
 
+def outvoted_first():
+    "Three of four answers are 6; the first row's own is 7, and a pair is left"
+    return [dict(ROWS[0], row_id=f'r{j}', sample=j, draft=rf'\boxed{{{d}}}', direct=rf'\boxed{{{n}}}') for j, (d, n) in enumerate(zip((6, 6, 6, 6), (7, 6, 6, 6)))]
+
+
+def usable(*methods): return _usable_by_all(Plan(RunConfig(methods=methods, teacher='expert', draft=dict(n=4), teach=dict(temperature=1.))), outvoted_first())
+
+
 def test_all_that_the_teacher_said_is_counted_whatever_other_methods_leave_out():
-    "Three of four answers are 6; pairs are left for the first row alone, whose own answer is 7"
-    rows = [dict(ROWS[0], row_id=f'r{j}', sample=j, draft=rf'\boxed{{{d}}}', direct=rf'\boxed{{{n}}}') for j, (d, n) in enumerate(zip((6, 6, 6, 6), (7, 6, 6, 6)))]
-    run = Plan(RunConfig(methods=('dpo_voted', 'grpo_voted'), teacher='expert', draft=dict(n=4), teach=dict(temperature=1.)))
-    (pairs,), rolled = _usable_by_all(run, rows)
-    assert [p['row_id'] for p in pairs.rows] == ['r0'] and {(r['row_id'], r['vote']) for r in rolled['grpo_voted']} == {('r0', '6')}
+    (pairs,), rolled = usable('dpo_voted', 'grpo_voted')
+    assert [p['row_id'] for p in pairs.rows] == ['r1'] and {(r['row_id'], r['vote']) for r in rolled['grpo_voted']} == {('r1', '6')}
+
+
+def test_a_pair_is_not_lost_as_the_first_answer_is_outvoted():
+    "dsft_voted lacks that row; the pair may stand in any other of its problem"
+    answers, pairs = usable('dsft_voted', 'dpo_voted')[0]
+    assert [p['row_id'] for p in answers.rows] == [p['row_id'] for p in pairs.rows] == ['r1']
 
 
 def test_nothing_to_vote_for_says_so(tiny_student, tmp_path):
