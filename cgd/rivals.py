@@ -139,11 +139,12 @@ def find_reward(
     if kind == 'model' and folder:
         call_by_name('cgd.vote:judge_base', folder)   # raises CgdError for a folder that is none
         return Reward('What a reward model says.', partial(call_by_name, 'cgd.vote:pay_by_model', folder))
-    try: return Reward('One of your own.', find_function(name if ':' in name else f':{name}'))
+    try: pay = find_function(name if ':' in name else f':{name}')
     except (ImportError, AttributeError, ValueError):
         known = ', '.join(REWARDS)
         raise CgdError(f'rl.rewards: no reward {name!r}; known: {known}; or model:FOLDER of a reward model, '
                        'or module:function of your own') from None
+    return Reward('One of your own.', pay, tuple(getattr(pay, 'reads', ())))
 
 # %% ../nbs/34_rivals.ipynb #heeded
 def _heeded(method:Method, cfg:RLConfig) -> RLConfig:
