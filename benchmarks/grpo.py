@@ -1,12 +1,13 @@
 """What an update of GRPO waits for: completions written by vLLM, and by transformers' `generate`, with the newest weights.
 
-    python benchmarks/grpo.py [--model smollm2] [--turns 3] [--updates 1] [--old ../cgd-of-before] [--out data/results/grpo.csv]
+    python benchmarks/grpo.py [--model smollm2] [--turns 3] [--updates 1] [--method sdft] [--old ../cgd-of-before] [--out data/results/grpo.csv]
     python benchmarks/grpo.py --tiny     # a smoke test with a random two-layer model: the numbers mean nothing
 
 Each arm is a training in a process of its own, of the same problems: 8 of them with 8 completions each, of 128 tokens to the last (no end is taken
 before), learnt 8 at a time. The first update warms up with 8 tokens and is not counted. The arms take turns, every other turn backwards. An update
 is split into `generate` (with vLLM, `exchange` is the part of it in which the weights are handed over), `score` (the grader) and `learn` (the rest:
-forward, backward, optimiser). `--old` is another checkout of cgd with its own .venv, whose `train_rival` is an arm, too; ratios are over it, or else
+forward, backward, optimiser; with vLLM a prompt is read once for its 8 completions). `--method` takes a relative instead, with the drafts and critiques of
+a committed run. `--old` is another checkout of cgd with its own .venv, whose `train_rival` is an arm, too; ratios are over it, or else
 over transformers in this checkout. Shown are medians, and the lowest and highest.
 """
 import argparse
@@ -65,17 +66,16 @@ def watch(tokens: int, rows: list[dict]):
     if hasattr(rivals, 'exchange_weights'): rivals.exchange_weights = timed(rivals.exchange_weights, spent, 'exchange')
 
 
-def run_arm(arm: str, base: str, tokens: int, updates: int, seed: int, out: str):
+def run_arm(arm: str, method: str, base: str, tokens: int, updates: int, seed: int, out: str):
     "Train one arm in this process, and write what its updates took"
     import cgd.rivals as rivals
-    from cgd.data import load_problems
-    rows = []
+    from cgd.core import read_table, shipped
+    rows, traces = [], read_table(shipped('data/results/on_policy')/'first-s0'/'traces.parquet')[:64]
     watch(tokens, rows)
     if arm == 'transformers': rivals.vllm_fault = lambda: 'the benchmark asks for transformers'
     cfg = rivals.RLConfig(steps=1 + updates, prompts=8, n=8, max_new_tokens=tokens, save_steps=10**6, seed=seed, max_cut_share=1.)
-    with tempfile.TemporaryDirectory() as folder: record = rivals.fit_rival('grpo', load_problems('train', 64).rows, cfg, base, Path(folder)/arm)
-    found = [dict(arm=arm, turn=seed, dtype=record['dtype'], peak_gib=record['peak_gib'], written_by=record.get('written_by', 'transformers'), reward=reward) | row
-             for row, reward in zip(rows[1:], record['rewards'][1:], strict=True)]
+    with tempfile.TemporaryDirectory() as folder: record = rivals.fit_rival(method, traces, cfg, base, Path(folder)/arm)
+    found = [dict(arm=arm, method=method, turn=seed, dtype=record['dtype'], peak_gib=record['peak_gib'], written_by=record.get('written_by', 'transformers')) | row for row in rows[1:]]
     assert record['target_tokens'] == 64*(8 + updates*tokens), record['target_tokens']
     Path(out).write_text(json.dumps(found))
 
@@ -97,10 +97,10 @@ def measure(arms: list[str], base: str, args) -> list[dict]:
             with tempfile.TemporaryDirectory() as folder:
                 out, here = Path(folder)/'rows.json', args.old if arm == 'old' else Path(__file__).parent.parent
                 python = here/'.venv'/'bin'/'python' if arm == 'old' else sys.executable
-                told = subprocess.run([python, Path(__file__).resolve(), '--arm', arm, base, str(args.tokens), str(args.updates), str(turn), out], cwd=here,
+                told = subprocess.run([python, Path(__file__).resolve(), '--arm', arm, args.method, base, str(args.tokens), str(args.updates), str(turn), out], cwd=here,
                                       env=environment(arm), capture_output=True, text=True)
                 if told.returncode: raise SystemExit(f'{arm}: {told.stderr[-2000:]}')
-                rows += [row | dict(learn=row['update'] - row['generate'] - row['score']) for row in json.loads(out.read_text())]
+                rows += [row | dict(learn=row['update'] - row['generate'] - row.get('score', 0.)) for row in json.loads(out.read_text())]
             last = rows[-1]
             print(f'turn {turn + 1}, {arm}: ' + ', '.join(f'{p} {last.get(p, 0.):.1f} s' for p in PARTS), f'peak {last["peak_gib"]} GiB', flush=True)
     return rows
@@ -122,7 +122,7 @@ def report(rows: list[dict], arms: list[str]):
         if arm == against: continue
         for part in ('update', 'generate', 'learn'):
             shares = by[arm].groupby('turn')[part].median() / by[against].groupby('turn')[part].median()
-            print(f'{arm} / {against}, {part}: {spread(list(shares), ".2f")}' + ('; wanted: at most 0.40' if part == 'update' and arm == 'vllm' else ''))
+            print(f'{arm} / {against}, {part}: {spread(list(shares), ".2f")}' + ('; wanted: at most 0.40' if (part, arm, rows[0]['method']) == ('update', 'vllm', 'grpo') else ''))
         print(f'{arm}: learning is {spread(list(by[arm].learn/by[arm]["update"]), ".0%")} of an update')
 
 
@@ -149,9 +149,10 @@ def main():
     parser.add_argument('--only', nargs='*', default=['vllm', 'transformers'], choices=('vllm', 'transformers'), help='these arms of this checkout')
     parser.add_argument('--old', type=Path, help='another checkout of cgd, with its .venv')
     parser.add_argument('--out', help='a CSV file for every single measurement')
-    parser.add_argument('--arm', nargs=6, help=argparse.SUPPRESS)
+    parser.add_argument('--method', default='grpo', help='grpo, sdft, sdpo, or another that learns from its own completions and asks nobody')
+    parser.add_argument('--arm', nargs=7, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.arm: return run_arm(*args.arm[:2], *map(int, args.arm[2:5]), args.arm[5])
+    if args.arm: return run_arm(*args.arm[:3], *map(int, args.arm[3:6]), args.arm[6])
     if args.tiny: args.tokens = 16
     arms = [*args.only, *(['old'] if args.old else [])]
     with tempfile.TemporaryDirectory() as folder: rows = measure(arms, tiny_model(folder) if args.tiny else args.model, args)

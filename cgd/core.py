@@ -192,14 +192,14 @@ def mark_current(
 
 # %% ../nbs/01_core.ipynb #is-current
 def is_current(
-    path:str|Path,  # the stage's output
-    fingerprint:str # hash of the inputs it would be made from now
-) -> bool:          # False too if it was edited, damaged or never finished
+    path:str|Path,             # the stage's output
+    fingerprint:str|None=None  # hash of the inputs it would be made from now; None: whatever they were
+) -> bool:                     # False too if it was edited, damaged or never finished
     "Whether `path` was made from these inputs and is untouched"
     if not Path(path).exists() or not _mark_path(path).exists(): return False
     try: mark = json.loads(_mark_path(path).read_bytes())
     except ValueError: return False   # the mark itself is torn
-    return mark == dict(fingerprint=fingerprint, checksum=checksum(path))
+    return mark == dict(fingerprint=fingerprint or mark['fingerprint'], checksum=checksum(path))
 
 # %% ../nbs/01_core.ipynb #has-all-bytes
 def _has_all_bytes(file:Path) -> bool: # of safetensors

@@ -7,7 +7,7 @@ __all__ = ['check_feedback', 'sdpo_trainer', 'sd_zero_trainer']
 
 # %% ../nbs/64_feedback.ipynb #imports
 from .core import CgdError
-from .rivals import RLConfig
+from .rivals import RLConfig, distilling
 from .trainer import on_these_devices
 
 # %% ../nbs/64_feedback.ipynb #shared-settings
@@ -37,7 +37,7 @@ def sdpo_trainer(
 ):                  # TRL's trainer
     "The student learns from itself as it would write with another right answer of its own, or a critique, in view"
     from trl.experimental.sdpo import SDPOTrainer
-    return SDPOTrainer(**parts, args=_settings(
+    return distilling(SDPOTrainer)(**parts, args=_settings(
         cfg, arguments, teacher_model_kind='live', use_successful_as_teacher=cfg.own_tries,
         remove_thinking_from_demonstration=True, include_environment_feedback=True,
         environment_feedback_only_without_solution=True, feedback_template='{feedback_raw}',
@@ -77,6 +77,6 @@ def sd_zero_trainer(
     "The student learns from itself as it began, which has read the whole answer and whether it is right"
     from trl.experimental.sdpo import SDPOTrainer
     settings = _settings(cfg, arguments, teacher_model_kind='base', distillation_mode='full_logits')
-    trainer = SDPOTrainer(args=settings, **parts)
+    trainer = distilling(SDPOTrainer)(args=settings, **parts)
     trainer.teacher_context_builder = _Reviser(trainer)
     return trainer

@@ -19,7 +19,7 @@ from statistics import mean
 from pydantic import NonNegativeInt, PositiveInt
 
 from .core import (
-    CgdError, derive_seed, hold_folder, read_table, span, time_run, write_atomic, write_folder, write_table)
+    CgdError, derive_seed, hold_folder, is_current, read_table, span, time_run, write_atomic, write_folder, write_table)
 from .process import call_by_name, one_process
 from .progress import begin_step, show_progress
 from .contamination import decontaminate
@@ -146,11 +146,11 @@ def check_fork(
 def _copy_training(other:Plan, plan:Plan, t:Training) -> bool: # whether it was copied
     "A training of another run, if its recipe is the same; whether its pairs are is found when its turn comes"
     theirs, ours = (p.cfg.path('models', t.name) for p in (other, plan))
-    mark = theirs.with_name(f'.{t.name}.made.json')
-    if ours.exists() or not mark.exists() or t.name not in other.trainings: return False
+    if ours.exists() or not is_current(theirs) or t.name not in other.trainings: return False   # git keeps no weights
     if (other.cfg.rl != plan.cfg.rl) if t.on_policy else (other.recipe(t) != plan.recipe(t)): return False
     with write_folder(ours) as part: shutil.copytree(theirs, part, dirs_exist_ok=True)
-    shutil.copy(mark, ours.with_name(mark.name))
+    mark = f'.{t.name}.made.json'
+    shutil.copy(theirs.with_name(mark), ours.with_name(mark))
     return True
 
 # %% ../nbs/47_pipeline.ipynb #take-over

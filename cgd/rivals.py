@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['REWARDS', 'RLConfig', 'pay_right', 'Reward', 'find_reward', 'asked_by', 'with_reads', 'check_asked', 'Asked',
-           'grpo_trainer', 'sdft_trainer', 'newest_weights', 'write_by_vllm', 'check_rival', 'fit_rival', 'train_rival']
+           'distilling', 'grpo_trainer', 'sdft_trainer', 'newest_weights', 'write_by_vllm', 'check_rival', 'fit_rival',
+           'train_rival']
 
 # %% ../nbs/34_rivals.ipynb #imports
 import gc, json, os, random, re
@@ -25,7 +26,7 @@ from .progress import say, show_progress
 from .models import DATED, chat_ids, end_of_turn, find_model, fingerprint, load_tokenizer, model_context
 from .generate import Engine, EngineConfig
 from .store import Store, sessions
-from .batches import attends_apart, read_once
+from .batches import attends_apart, logits_once, read_apart, read_once
 from .engines import _ends, choose_engine, engine_env, exchange_weights, open_engine, vllm_fault
 from .grade import GRADERS, grade_many
 from .teacher import open_teacher
@@ -138,11 +139,12 @@ def find_reward(
     if kind == 'model' and folder:
         call_by_name('cgd.vote:judge_base', folder)   # raises CgdError for a folder that is none
         return Reward('What a reward model says.', partial(call_by_name, 'cgd.vote:pay_by_model', folder))
-    try: return Reward('One of your own.', find_function(name if ':' in name else f':{name}'))
+    try: pay = find_function(name if ':' in name else f':{name}')
     except (ImportError, AttributeError, ValueError):
         known = ', '.join(REWARDS)
         raise CgdError(f'rl.rewards: no reward {name!r}; known: {known}; or model:FOLDER of a reward model, '
                        'or module:function of your own') from None
+    return Reward('One of your own.', pay, tuple(getattr(pay, 'reads', ())))
 
 # %% ../nbs/34_rivals.ipynb #heeded
 def _heeded(method:Method, cfg:RLConfig) -> RLConfig:
@@ -278,12 +280,16 @@ class Asked:
         return self._opened.enter_context(_open_student(self._student))
 
 # %% ../nbs/34_rivals.ipynb #reading-once
+def _text_by_text(trainer) -> bool: # of TRL
+    "Whether a trainer's model can read text by text: transformers' `generate` could not"
+    return not vllm_fault() and attends_apart(trainer.model.config._name_or_path)
+
 def _side_by_side(kind:type) -> type: # of TRL's trainers that learn groups of tries
     "A trainer that reads a problem once for all its tries, where vLLM writes and attention runs text by text"
     class SideBySide(kind):
         def __init__(self, *args, **named):
             super().__init__(*args, **named)
-            self._once = not (self.aux_loss_enabled or vllm_fault()) and attends_apart(self.model.config._name_or_path)
+            self._once = not self.aux_loss_enabled and _text_by_text(self)
             if self._once: read_once(self)
 
         def _prepare_inputs(self, batch):
@@ -291,6 +297,32 @@ def _side_by_side(kind:type) -> type: # of TRL's trainers that learn groups of t
             with patch(f'{kind.__module__}.shuffle_sequence_dict', lambda rows: rows):
                 return super()._prepare_inputs(batch)
     return SideBySide
+
+# %% ../nbs/34_rivals.ipynb #distilling
+_TO_ITS_END = 'completion_ids', 'completion_mask', 'teacher_input_ids', 'teacher_attention_mask'
+
+def _cut_padding(inputs:dict) -> dict: # of a batch whose completions are as long as the longest of an update
+    "A batch whose completions are as long as its own longest: logits of padding cost as much as others"
+    spare = inputs['completion_ids'].shape[1] - max(1, int(inputs['completion_mask'].sum(1).max()))
+    return inputs | {k: inputs[k][:, :-spare] for k in _TO_ITS_END} if spare else inputs
+
+def distilling(
+    kind:type # TRL's trainer for SDFT or SDPO
+) -> type:
+    "A trainer whose student and teacher read a prompt once for all its tries, where attention runs text by text"
+    class Distilling(kind):
+        def __init__(self, *args, **named):
+            super().__init__(*args, **named)
+            self._once = _text_by_text(self)
+            if self._once: read_apart(self)
+
+        def compute_loss(self, model, inputs, *rest, **named):
+            return super().compute_loss(model, _cut_padding(inputs), *rest, **named)
+
+        def _forward_logits(self, model, input_ids, attention_mask, logits_to_keep):
+            if not self._once: return super()._forward_logits(model, input_ids, attention_mask, logits_to_keep)
+            return logits_once(model, input_ids, attention_mask, logits_to_keep) / self.temperature
+    return Distilling
 
 # %% ../nbs/34_rivals.ipynb #abstaining
 def _abstaining(kind:type) -> type: # of TRL's trainers that have rewards
@@ -344,7 +376,7 @@ def sdft_trainer(
     "The student learns from itself as it would write with draft and critique in view"
     from trl.experimental.sdft import SDFTConfig, SDFTTrainer
     settings = SDFTConfig(max_prompt_length=None, teacher_prompt_template='{prompt}{privileged_context}', **arguments)
-    return SDFTTrainer(args=on_these_devices(settings), **parts)
+    return distilling(SDFTTrainer)(args=on_these_devices(settings), **parts)
 
 # %% ../nbs/34_rivals.ipynb #newest-weights
 def newest_weights(

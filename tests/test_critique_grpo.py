@@ -12,8 +12,9 @@ import cgd.pipeline
 import cgd.rivals
 from cgd.core import CgdError
 from cgd.costs import ledger
-from cgd.critique_grpo import refine_failed, refine_ids, token_weights
+from cgd.critique_grpo import criticise, refine_failed, refine_ids, token_weights
 from cgd.evaluate import EvalConfig
+from cgd.generate import Engine, EngineConfig
 from cgd.methods import METHODS
 from cgd.models import load_tokenizer, model_shape
 from cgd.oracle import OracleTeacher
@@ -23,7 +24,7 @@ from cgd.process import call_by_name
 from cgd.recipe import TrainConfig
 from cgd.rivals import RLConfig, fit_rival
 from cgd.store import Completion, SampleConfig
-from cgd.teacher import TeacherConfig
+from cgd.teacher import LMTeacher, TeacherConfig, critique
 from cgd.train import fit
 from cgd.views import Pairs, make_pair
 
@@ -116,6 +117,21 @@ def test_a_group_that_fails_gets_one_refinement_and_a_mixed_one_none(tokenizer):
     for text, prompt in zip(tries, said): assert f'<draft>\n{text}\n</draft>' in prompt and '<critique>' in prompt and PROBLEMS[0]['prompt'] in prompt and r'final answer in \boxed{}' in prompt
     kept, written, brief = (len(ids_of(tokenizer, [text])[0]) for text in (RIGHT, WRONG, RIGHT))
     assert (counts['requests'], counts['prompt_tokens'], counts['completion_tokens']) == (3 + 1, sum(map(len, asked)) + 30 + kept, written + 2*brief)
+
+
+def test_a_language_model_is_asked_about_a_try_as_about_any_draft(tmp_path):
+    "Traps: it is told that the try is wrong, so that its conclusion says nothing; it sees the gold answer unasked"
+    heard = []
+
+    class Listens(LMTeacher):
+        def answer(self, rows, asked, store, stage):
+            heard.append(asked)
+            return [Completion('It adds wrongly.\nConclusion: wrong', 'stop', 9, 9)]*len(rows)
+    teacher = Listens(Engine('none:m', 'm', EngineConfig()), TeacherConfig())
+    criticise([WRONG]*N, rows_of(PROBLEMS[0]), [0], CFG, SimpleNamespace(teacher=teacher, store=None))
+    critique([PROBLEMS[0] | dict(reference='3', solution='It is 3.', draft=WRONG, draft_grade='right', student='student', sample=i) for i in range(N - 1)], teacher)
+    tries, drafts = heard
+    assert tries == drafts and len(tries) == N - 1 and all(PROBLEMS[0]['solution'] not in str(turns) for turns in tries)
 
 
 @pytest.mark.parametrize('said', [(OTHER, RIGHT, OTHER), (OTHER, OTHER, RIGHT), (RIGHT, OTHER, OTHER)])

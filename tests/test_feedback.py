@@ -164,6 +164,41 @@ def test_what_teachers_read_is_counted(name, tiny_student, tmp_path, monkeypatch
     assert (record['tokens'] - record['teacher_tokens'], record['teacher_tokens'], record['target_tokens']) == (ours, theirs, 4*8) and theirs > ours + 4*8
 
 
+def kl(student, teacher):
+    "In nats, over the tokens of all answers"
+    return (student.exp()*(student - teacher)).sum(-1).mean().item()
+
+
+def twenty_likeliest(student, teacher):
+    "The student's likeliest tokens, and a bucket for the others"
+    import torch
+    at = student.topk(20).indices
+    some = [x.gather(-1, at) for x in (student, teacher)]
+    return [torch.cat([x, (-x.exp().sum(-1, keepdim=True)).log1p()], -1) for x in some]
+
+
+@pytest.mark.parametrize('name, stays, cut', [('sdft', True, None), ('sd_zero', True, lambda *both: both), ('sdpo', False, twenty_likeliest)])
+def test_who_the_teacher_is_and_what_is_learnt_of_it(name, stays, cut, tiny_student, tmp_path, monkeypatch):
+    "The student's weights are moved: the teacher of sdft and sd_zero is what it began as. Traps: another teacher; TRL's default, the sampled tokens alone; the other direction"
+    import torch
+    trainer, batch, _ = first_batch(name, tiny_student, tmp_path, own_tries=False)
+    batch.pop('old_per_token_logps', None)
+    forward, seen = trainer._forward_logits, []
+
+    def look(*args, **named):
+        seen.append(forward(*args, **named))
+        return seen[-1]
+    monkeypatch.setattr(trainer, '_forward_logits', look)
+    loss_and_gradient(trainer, batch)
+    for part, w in trainer.model.named_parameters():
+        if 'lora_B' in part: torch.nn.init.normal_(w, std=.05, generator=torch.Generator().manual_seed(0))
+    loss, _ = loss_and_gradient(trainer, batch)
+    before, theirs_before, ours, theirs = (x.detach().log_softmax(-1) for x in seen)
+    assert (ours - before).abs().max() > .1 and ((theirs - theirs_before).abs().max() < 1e-4) == stays
+    assert batch['completion_mask'].all()   # random weights end no text
+    if cut: assert loss == pytest.approx(kl(*cut(ours, theirs)), rel=1e-3) and loss != pytest.approx(kl(*cut(theirs, ours)), rel=1e-2)
+
+
 def test_an_update_without_a_context_taught_nothing(tiny_student, tmp_path):
     record = fit_rival('sdpo', TRACES, CFG.model_copy(update=dict(context='none')), tiny_student, tmp_path/'out')   # no answer of random weights is right
     assert record['idle_steps'] == record['steps'] == 3 and all(r['loss'] == 0 for r in read_losses(tmp_path/'out'))

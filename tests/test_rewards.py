@@ -20,12 +20,13 @@ from cgd.process import call_by_name
 from cgd.recipe import TrainConfig
 from cgd.rewards import nearness, pay_closeness, pay_closeness_stored, pay_compressed, pay_judged, pay_short, right_then_compressed, right_then_short
 from cgd.feedback import check_feedback
-from cgd.rivals import REWARDS, RLConfig, Reward, check_asked, fit_rival
+from cgd.rivals import REWARDS, RLConfig, Reward, check_asked, fit_rival, with_reads
 from cgd.store import Completion, SampleConfig, Store, sessions
 from cgd.teacher import LMTeacher, TeacherConfig
 from cgd.train import fit
 from cgd.trainer import read_losses
 from cgd.views import filter_rows
+from test_critique_grpo import write_by
 
 PROBLEM = dict(problem_id='p', prompt='What is 3 * 4 + 5?', reference='17', solution='3 * 4 = 12\n12 + 5 = 17\nThe answer is 17.', direct='3 * 4 = 12\n12 + 5 = 17\nThe answer is \\boxed{17}.',
                draft='A stored draft.', refinement='A stored refinement.')
@@ -113,7 +114,8 @@ def test_form_is_a_gate():
 def test_steps_are_lines_whatever_they_are_called():
     "Trap: a pattern such as 'Step 1' is counted, wherever and however often it stands"
     plain, named = RIGHT, RIGHT.replace('First', 'Step 1: Step 1: Step 1:')
-    paid = pay_short([plain, named], [PROBLEM | dict(direct='a b c d e f g h i j k l m\n'*4 + PROBLEM['direct'])]*2, SMALL)
+    four = '\n'.join(f'Step {i}: a b c d e f g h i j k l m' for i in range(1, 5))   # two more than theirs: the bonus for fewer steps is not at its most
+    paid = pay_short([plain, named], [PROBLEM | dict(direct=four + '\n\\boxed{17}')]*2, SMALL)
     assert paid[0] - paid[1] == pytest.approx(.001*5)   # five words more, and no step
 
 
@@ -127,6 +129,21 @@ def test_what_a_reward_reads_is_made():
     assert p.trainings['reorder-then-complete_short'].first.name == 'reorder'
     assert Plan(RunConfig(methods=('rlfr',), judge='openai:m@http://a/v1', teach=dict(max_new_tokens=64))).teachers[0].settings == TeacherConfig()   # what is for the judge is not the oracle's
     with pytest.raises(CgdError, match='no reward'): plan(RunConfig(methods=('grpo',), rl=dict(rewards=dict(speed=1)), n_problems=8))
+
+
+def pay_kept(texts, rows, *rest): return [float(row['draft'] in text) for text, row in zip(texts, rows)]
+
+pay_kept.reads = 'draft',   # a reward of one's own says what it reads
+
+
+def test_a_reward_of_ones_own_gets_the_columns_that_it_names():
+    name, method = f'{__name__}:pay_kept', METHODS['grpo']
+    cfg = SMALL.model_copy(update=dict(rewards={name: 1.}))
+    assert Plan(RunConfig(methods=('grpo',), rl=dict(rewards={name: 1}))).stages == {'draft'}
+    row = cgd.rivals._rollout_row(with_reads(method, cfg), PROBLEM, cfg)
+    assert row['draft'] == PROBLEM['draft'] and 'direct' not in row
+    pay = cgd.rivals._paying(name, [row], cfg, None, {1})
+    assert pay([[dict(content='It is 17. A stored draft.')], [dict(content='17')]], [0, 0], [[1], [1]]) == [1., 0.]
 
 
 def test_whom_it_can_ask(tmp_path):
@@ -155,10 +172,8 @@ MARKS = .4, .6, .5, None
 
 
 @pytest.fixture
-def two_rewards(monkeypatch):
-    "All have the form, and a judge's last reply cannot be read; which answers got what"
-    monkeypatch.setitem(REWARDS, 'form', Reward('All have it.', lambda texts, *rest: [1.]*len(texts)))
-    monkeypatch.setitem(REWARDS, 'judge', Reward('Some.', lambda texts, *rest: [*MARKS]))
+def advantages(monkeypatch):
+    "Of each update"
     kept = []
     import trl
     theirs = trl.GRPOTrainer._generate_and_score_completions
@@ -168,6 +183,14 @@ def two_rewards(monkeypatch):
         return made
     monkeypatch.setattr(trl.GRPOTrainer, '_generate_and_score_completions', look)
     return kept
+
+
+@pytest.fixture
+def two_rewards(monkeypatch, advantages):
+    "All have the form, and a judge's last reply cannot be read; which answers got what"
+    monkeypatch.setitem(REWARDS, 'form', Reward('All have it.', lambda texts, *rest: [1.]*len(texts)))
+    monkeypatch.setitem(REWARDS, 'judge', Reward('Some.', lambda texts, *rest: [*MARKS]))
+    return advantages
 
 
 def paid(tiny_model, out, **rewards):
@@ -184,6 +207,26 @@ def test_the_total_is_the_weighted_sum_of_its_parts(two_rewards, tiny_model, tmp
     alone = paid(tiny_model, tmp_path/'alone', form=2., judge=.5)
     assert alone['reward'] == pytest.approx(2 + .5*(.4 + .6 + .5)/4) and alone['reward_judge'] == pytest.approx(.5)   # the parts do not add up to it
     assert sum(a < -1 for a in two_rewards[1]) == 1   # the answer that nobody could judge is the worst
+
+
+def test_rlfr_divides_by_the_spread_of_the_whole_batch(advantages, tiny_model, tmp_path, monkeypatch):
+    "Trap: TRL's default divides by that of each group, where a small difference counts as much as a large one"
+    monkeypatch.setattr(cgd.rivals, 'vllm_fault', lambda: 'it is not asked here')   # what is written does not count
+    monkeypatch.setitem(REWARDS, 'given', Reward('As told.', lambda texts, *rest: [.4, .6]*2 + [0., 1.]*2))
+    rows = [PROBLEM, PROBLEM | dict(problem_id='q', prompt='What is 1 + 1?')]
+    for name in ('rlfr', 'grpo'): fit_rival(name, rows, SMALL.model_copy(update=dict(rewards=dict(given=1.), prompts=2)), tiny_model, tmp_path/name)
+    (ours, theirs), signs = advantages, [-1, 1]*4
+    assert [a/ours[1] for a in ours] == pytest.approx([s*size for s, size in zip(signs, [1]*4 + [5]*4)], rel=1e-3) and ours[1] > .1
+    assert [a/theirs[1] for a in theirs] == pytest.approx(signs, rel=1e-2)
+
+
+def test_closeness_teaches_where_all_answers_are_wrong(tiny_student, tmp_path, monkeypatch):
+    "By the oracle's edits, one update of the same four answers: GRPO by the grader is idle"
+    tries = [WRONG, 'I do not know.']
+    write_by(monkeypatch, lambda text, refines, i: tries[i % 2])
+    cfg = SMALL.model_copy(update=dict(max_new_tokens=64))
+    records = [fit_rival(name, [PROBLEM], cfg, tiny_student, tmp_path/name, teacher=('oracle', TeacherConfig(), {})) for name in ('grpo', 'rlfr')]
+    assert [r['idle_steps'] for r in records] == [1, 0] and [r['rewards'] for r in records] == [[0.], [pytest.approx((1 - 2/13)/2)]]
 
 
 def test_an_update_in_which_all_abstain_teaches_nothing_and_is_kept(tiny_model, tmp_path):

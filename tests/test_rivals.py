@@ -18,7 +18,7 @@ from cgd.models import find_model, fingerprint, model_shape
 from cgd.plan import RunConfig
 from cgd.pipeline import run
 from cgd.methods import METHODS
-from cgd.rivals import REWARDS, RLConfig, Reward, _draw, _rival_trainer, check_rival, fit_rival
+from cgd.rivals import REWARDS, RLConfig, Reward, _cut_padding, _draw, _rival_trainer, check_rival, fit_rival
 from cgd.recipe import TrainConfig
 from cgd.train import fit
 from cgd.merge import merge_student
@@ -148,6 +148,37 @@ def test_a_problem_is_read_once_for_its_tries(name, changes, student, tmp_path, 
     assert order == [*range(8)] and len(ours) > 5 and any(g.abs().max() > 1e-3 for g in ours)
     for a, b in zip(ours, theirs, strict=True): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert read == {'': (2 + 4 + 9) + (4 + 2 + 6), 'it is not asked here': 60}   # what a prompt begins with, and each answer with the token before it
+
+
+@pytest.mark.parametrize('name, tuning', [('sdft', 'lora'), ('sdft', 'full'), ('sdpo', 'lora'), ('sd_zero', 'full')])
+def test_student_and_teacher_read_a_prompt_once_for_its_tries(name, tuning, student, tmp_path, monkeypatch):
+    "Loss and gradient are TRL's, whose models read it again for each try"
+    import torch
+    cfg, read = CFG.model_copy(update=dict(n=4, device_batch_size=4, tuning=tuning, rewards=dict(right=1.) if name != 'sdft' else None)), {}
+    prompts, answers = torch.tensor([[0, 0, 5, 6, 7]]*4 + [[8, 9, 5, 6, 7]]*2), torch.randint(10, 90, (6, 5), generator=torch.Generator().manual_seed(0))
+    seen, told = torch.arange(5) < torch.tensor([5, 3, 1, 0, 4, 2])[:, None], torch.tensor([[3, 5, 6, 7]]*3 + [[0, 3, 4, 5]] + [[8, 9, 5, 6]]*2)
+    answers, seen = (torch.nn.functional.pad(x, (0, 2)) for x in (answers*seen, seen))   # another batch of the update has longer ones
+    inputs = dict(prompt_ids=prompts, prompt_mask=(prompts > 0).long(), completion_ids=answers, completion_mask=seen.long(), teacher_input_ids=torch.cat([told, answers], 1),
+                  teacher_attention_mask=torch.cat([told > 0, seen], 1).long(), self_distillation_mask=torch.tensor([1., 1, 1, 1, 1, 0]))
+
+    def learnt(fault):
+        monkeypatch.setattr(cgd.rivals, 'vllm_fault', lambda: fault)
+        tokenizer, drawn, _ = _draw(METHODS[name], TRACES, cfg, student, 'auto')
+        trainer = _rival_trainer(METHODS[name], tokenizer, drawn, cfg, student, tmp_path/'checkpoints', 'x', None, 0)
+        for n, p in trainer.model.named_parameters():
+            if 'lora_B' in n: torch.nn.init.normal_(p, generator=torch.Generator().manual_seed(1))
+        trainer.model.get_input_embeddings().weight.data.mul_(20.)   # a student with opinions
+        for model in {trainer.model, trainer.teacher_model}:
+            model.get_input_embeddings().register_forward_pre_hook(lambda _, given: read.update({fault: read.get(fault, 0) + given[0].numel()}))
+        trainer.model.eval()
+        loss = trainer.compute_loss(trainer.model, inputs)
+        loss.backward()
+        return [loss, *(p.grad for p in trainer.model.parameters() if p.grad is not None)]
+    ours, theirs = learnt(''), learnt('it is not asked here')
+    if name == 'sdft': assert _cut_padding(inputs)['teacher_input_ids'].equal(inputs['teacher_input_ids'][:, :-2]) and inputs['completion_ids'].shape == (6, 7)
+    assert len(ours) > 5 and any(g.abs().max() > 1e-4 for g in ours)
+    for a, b in zip(ours, theirs, strict=True): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3*b.abs().max().item())
+    assert read['it is not asked here'] == 60 + 54 and read[''] == (2 + 4 + 9) + (4 + 2 + 6) + (3 + 3 + 9 + 3) + (3 + 2 + 6)
 
 
 def test_transformers_writes_where_vllm_does_not_run(student, tmp_path, monkeypatch, capsys):

@@ -59,12 +59,15 @@ def test_a_sitting_ends_and_the_next_goes_on(sweep, capsys):
 
 
 def test_arms_share_a_first_stage(sweep, capsys):
-    "What differs in its methods alone takes the training over; another recipe or seed trains its own"
-    arms = dict(first=Arm(methods=('cgd',), seeds=(0, 1)), longer=Arm(methods=('cgd',), set={'train.epochs': 2}), then=Arm(methods=('cgd-then-dsft_refined',)))
+    "What differs in its methods alone takes the training over; another recipe trains its own, and so does one whose first stage git has kept without weights"
+    arms = dict(first=Arm(methods=('cgd',), seeds=(0, 1)), longer=Arm(methods=('cgd',), set={'train.epochs': 2}), then=Arm(methods=('cgd-then-dsft_refined',), seeds=(0, 1)))
     shared = sweep.model_copy(update=dict(name='shared', arms=arms, contrasts=(), baseline=''))
+    def weights(name): return shared.path(name, 'models', 'cgd', 'adapter_model.safetensors')
+    run_sweep(shared.model_copy(update=dict(arms=dict(first=arms['first']))))
+    weights('first-s1').unlink()
     run_sweep(shared)
-    weights = {c.cfg.name: c.cfg.path('models', 'cgd', 'adapter_model.safetensors').read_bytes() for c in cells(shared)}
-    assert weights['then-s0'] == weights['first-s0'] and len(set(weights.values())) == 3
+    assert weights('then-s0').read_bytes() == weights('first-s0').read_bytes() != weights('longer-s0').read_bytes()
+    assert weights('then-s1').exists() and not weights('first-s1').exists()
     assert [line.split(' begins')[0][-7:] for line in capsys.readouterr().out.splitlines() if 'begins with the trainings cgd of' in line] == ['then-s0']
 
 

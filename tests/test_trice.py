@@ -66,6 +66,22 @@ def test_the_mean_is_right_and_scatters_less(better, most):
     assert max(bias, bias_b) <= .002 and variance < most*variance_b
 
 
+def test_memory_and_weights_together_give_the_exact_gradient():
+    "By the trainer's own memory, which begins with the least likely right answer: each right answer is remembered as often as it is among right ones, and what is learnt on the way is not biased"
+    rng, names, updates = np.random.default_rng(0), list('abcd'), 40_000
+    p = np.exp(np.linspace(0, 1, 6) + IS_RIGHT)
+    p /= p.sum()
+    posterior, one = p*IS_RIGHT/p[IS_RIGHT].sum(), np.eye(6)
+    memory, seen, learnt = {name: [[0]] for name in names}, np.zeros(6), np.zeros(6)
+    for new in rng.choice(6, (updates, 4), p=p):
+        right = IS_RIGHT[new].tolist()
+        kept, held = cgd.trice._recall(memory, names, [[k] for k in new], right)
+        for (k,), n, (w, v) in zip(kept, new, signed_weights(right, held)):
+            seen[k] += 1
+            learnt += w*(one[k] - p) + v*(one[n] - p)
+    assert abs(seen/seen.sum() - posterior).max() < .005 and abs(learnt/updates - (posterior - p)).max() < .005
+
+
 def own_included(right, held):
     "Trap: beta counts its own example"
     beta = sum(right)/len(right)

@@ -16,9 +16,11 @@ from cgd.recipe import PreferConfig
 from cgd.methods import METHODS, ViewConfig
 from cgd.pipeline import _usable_by_all
 from cgd.plan import Plan, RunConfig, plan
+from cgd.preferences import _reward_base
 from cgd.rivals import RLConfig, _columns, _made_from, _paying, check_rival, find_reward, fit_rival
 from cgd.train import fit
-from cgd.views import build
+from cgd.trainer import read_losses
+from cgd.views import Pairs, build
 from cgd.vote import _load_judge, add_vote, pay_by_model
 from test_critique_grpo import write_by
 
@@ -35,6 +37,12 @@ def judge(tiny_student, tmp_path_factory):
     return folder
 
 
+def test_the_student_does_not_vote():
+    "Trap: its drafts take part, and it confirms itself"
+    rows = [dict(r, draft=r'\boxed{9}') for r in ROWS]
+    assert {r['problem_id']: r['vote'] for r in add_vote(rows, ViewConfig())} == {f'p{i}': f'{2*i}' for i in range(1, 5)}
+
+
 @pytest.mark.parametrize('method', ('dsft_voted', 'dpo_voted', 'grpo_voted'))
 def test_who_cannot_vote_is_told_before(method):
     with pytest.raises(CgdError, match=f'{method} is for problems without a gold answer'): plan(RunConfig(methods=(method,), teacher='oracle'))
@@ -49,6 +57,29 @@ def test_a_reward_model_pays_what_its_head_says(judge):
     ids = sum(turn_ids(tokenizer, rows[0]['messages'], 'It is 4.'), [])
     with torch.inference_mode(): assert paid[0] == pytest.approx(model(torch.tensor([ids])).logits.sigmoid().item(), abs=1e-5)
     assert paid[0] != paid[1] and paid[2] == 0 < min(paid[:2])
+
+
+def test_the_seed_decides_the_head(tiny_student):
+    "A causal checkpoint has none; it would be another one in each process"
+    def head(seed, state):
+        torch.manual_seed(state)
+        return _reward_base(tiny_student, SMALL.model_copy(update=dict(seed=seed))).score.weight
+    assert torch.equal(head(0, 1), head(0, 2)) and not torch.equal(head(0, 1), head(1, 1))
+
+
+def test_the_margin_rises_on_unseen_problems_and_not_if_labels_are_permuted(tiny_student, tmp_path):
+    "One writer, who says how sure it is of an answer; most of its answers to a problem are sure ones"
+    sure, unsure = ' I am quite sure of it, and it is sure.', ' Perhaps it is so, or it may not be.'
+    rows = [dict(ROWS[0], row_id=f'{i}-{j}', problem_id=f'{i}', sample=j, prompt=f'What is {i} + {i}?', draft='', direct=rf'\boxed{{{2*i + (j == 2)}}}.{how}') for i in range(1, 33) for j, how in enumerate((sure, sure, unsure))]
+    pairs = build(rows, 'dpo_voted')
+    learnt, others = Pairs('dpo_voted', pairs.rows[:24]), Pairs('dpo_voted', pairs.rows[24:])
+    permuted = Pairs('dpo_voted', [r | dict(completion=r['rejected'], rejected=r['completion']) if i % 2 else r for i, r in enumerate(learnt.rows)])   # as often this way as that
+    cfg, found = SMALL.model_copy(update=dict(tuning='full', lr=1e-3, epochs=8, schedule='constant', warmup_share=0)), {}
+    for name, some in dict(learnt=learnt, permuted=permuted).items():
+        fit(some, cfg, tiny_student, tmp_path/name, validation=others, trainer='cgd.preferences:reward_trainer')
+        found[name] = read_losses(tmp_path/name, validation=True)[-1]
+    assert found['learnt']['accuracy'] == 1 and found['learnt']['margin'] > 3
+    assert found['permuted']['accuracy'] < 1 and abs(found['permuted']['margin']) < .3*found['learnt']['margin']
 
 
 def test_an_adapter_comes_with_its_head(tiny_student, tmp_path):
