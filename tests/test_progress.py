@@ -49,7 +49,6 @@ class Terminal:
         self.ours, theirs = pty.openpty()
         self.process, self.seen = CONTEXT.Process(target=on_terminal, args=(os.ttyname(theirs), work, *args)), ''
         self.process.start()
-        time.sleep(.5)
         os.set_blocking(self.ours, False)
         self.theirs = theirs
 
@@ -115,13 +114,14 @@ def test_quiet_and_verbose(config, capsys, tmp_path, tiny_student):
 
 
 DYING = """
-import contextlib, os, signal, time
+import contextlib, os, pathlib, signal, time
 from cgd.core import CgdError
 from cgd.process import launch
 from cgd.progress import Work, begin_step, show_progress
 def work():
     Work('draft', 9).tick(3)
-    time.sleep(1)
+    end = time.time() + 60
+    while not pathlib.Path('seen').exists() and time.time() < end: time.sleep(.01)
     os.kill(os.getpid(), signal.SIGKILL)
 if __name__ == '__main__':
     try:
@@ -139,7 +139,9 @@ def test_a_dead_child_leaves_no_line(tmp_path):
     os.close(theirs)
     seen = b''
     with contextlib.suppress(OSError):   # Linux raises at the end
-        while part := os.read(ours, 9999): seen += part
+        while part := os.read(ours, 9999):
+            seen += part
+            if b'3 of 9 rows' in seen: (tmp_path/'seen').touch()   # now it may die
     os.close(ours)
     assert process.wait() == 0
     *_, line, wiped, end = seen.decode().rstrip().split('\r')

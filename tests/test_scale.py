@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -23,9 +25,10 @@ def made(folder) -> list[dict]:
 def test_a_stream_that_is_killed_goes_on_and_has_every_row_once(tmp_path):
     process = scale(tmp_path, '--sizes', '900')
     while sum(m['stage'] == 'draft' for m in made(tmp_path)) < 3: assert process.poll() is None, process.stderr.read(); time.sleep(.01)
+    children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(.5)   # its child dies with it
+    assert not psutil.wait_procs(children, 60)[1]   # they die with it
     before = len(made(tmp_path))
     assert before < 13 and not (tmp_path/'900'/'done').exists()
     again = scale(tmp_path, '--sizes', '300', '900', '--out', str(tmp_path/'scale.csv'))

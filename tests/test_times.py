@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cgd.core import read_table, read_times, time_run
+from cgd.core import read_table, read_times
 from cgd.costs import time_table
 from cgd.engines import _StepTimes
 from cgd.figures import draw_folder
@@ -69,18 +69,18 @@ def test_every_second_of_a_killed_and_resumed_run_is_accounted_for(tiny_student,
     assert 0 < sum(r['seconds'] for r in kept) <= sum(r['seconds'] for r in times)   # it was made before the run ended
 
 
-def test_reading_is_what_a_step_takes_beyond_one_that_only_writes(tmp_path):
+def test_reading_is_what_a_step_takes_beyond_one_that_only_writes(monkeypatch):
     "Two prompts are read, both are written on, a third is read beside them, all end: each step's seconds go to one kind or to both"
     def outs(*tokens): return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=[0]*n)]) for n in tokens]
-    steps = iter([(.3, outs(1, 1)), (.1, outs(2, 2)), (.4, outs(3, 3, 1)), (.1, outs(4, 4, 2))])
+    steps, now, noted = iter([(.3, outs(1, 1)), (.1, outs(2, 2)), (.4, outs(3, 3, 1)), (.1, outs(4, 4, 2))]), [0.], {}
 
     def step():
         seconds, found = next(steps)
-        time.sleep(seconds)
+        now[0] += seconds
         return found
-    with time_run(tmp_path):
-        clock = _StepTimes()
-        for _ in range(4): clock.step(SimpleNamespace(step=step))
-        clock.note()
-    found = {r['kind']: r['seconds'] for r in time_table(read_times(tmp_path))}
-    assert found['prefill'] == pytest.approx(.6, abs=.15) and found['decode'] == pytest.approx(.3, abs=.15), found
+    monkeypatch.setattr('cgd.engines.time', SimpleNamespace(time=lambda: now[0], perf_counter=lambda: now[0]))
+    monkeypatch.setattr('cgd.engines.note_time', lambda kind, began, seconds: noted.update({kind: seconds}))
+    clock = _StepTimes()
+    for _ in range(4): clock.step(SimpleNamespace(step=step))
+    clock.note()
+    assert noted == pytest.approx(dict(prefill=.6, decode=.3))
