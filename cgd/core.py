@@ -199,7 +199,7 @@ def is_current(
     if not Path(path).exists() or not _mark_path(path).exists(): return False
     try: mark = json.loads(_mark_path(path).read_bytes())
     except ValueError: return False   # the mark itself is torn
-    return mark == dict(fingerprint=fingerprint or mark['fingerprint'], checksum=checksum(path))
+    return mark == dict(fingerprint=fingerprint or mark.get('fingerprint'), checksum=checksum(path))
 
 # %% ../nbs/01_core.ipynb #has-all-bytes
 def _has_all_bytes(file:Path) -> bool: # of safetensors
